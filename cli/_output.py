@@ -1,0 +1,42 @@
+"""The one place that prints."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def data(text: str) -> None:
+    """Print data on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def as_json(value: Any) -> None:
+    """Print a value as JSON on stdout."""
+    data(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """Print what isn't data on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table on stdout: aligned on a terminal, in a pipe too."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    for row in [columns, ["-" * width for width in widths], *rows]:
+        data("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """What a long command tells about itself: a line that changes on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        yield lambda text: status.update(text)

@@ -1,0 +1,52 @@
+"""The Typer app."""
+
+from typing import Annotated
+
+import typer
+
+from neuronbert import __version__
+
+from ._errors import reported
+from .commands.export import export
+from .commands.inspect import inspect
+from .commands.predict import predict
+from .commands.push import push_to_hub
+from .commands.validate import validate
+
+app = typer.Typer(
+    name="neuronbert",
+    help="Compile BERT-family encoders for AWS Neuron devices, or for any CPU; validate, run and publish them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # The spellings of optimum-cli (--batch_size) are those of this command with underscores.
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+app.command()(export)
+app.command()(validate)
+app.command()(predict)
+app.command()(inspect)
+app.command("push-to-hub")(push_to_hub)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"neuronbert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Compile BERT-family encoders for AWS Neuron devices, or for any CPU; validate, run and publish them."""
+
+
+def main() -> None:
+    """Run the command line."""
+    with reported():
+        app()

@@ -1,0 +1,103 @@
+"""neuronbert export."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neuronbert.errors import InvalidOptionError
+from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS
+
+from .. import _output
+from .._options import Json, Revision, Token, sizes
+
+_DEFAULTS: dict[str, Any] = {
+    "task": "auto",
+    "target": "auto",
+    "auto_cast": "matmul",
+    "auto_cast_type": "bf16",
+}
+
+
+def export(
+    output: Annotated[Path, typer.Argument(help="The folder to make.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint folder or a Hub id.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="The head's task; auto reads it off the checkpoint. [default: auto]"),
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(help="Rows of a call; several, as in 1,8, compile a program for each."),
+    ] = None,
+    sequence_length: Annotated[
+        str | None,
+        typer.Option(help="Tokens of a row; several, as in 32,128, compile a program for each."),
+    ] = None,
+    num_choices: Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "--instance-type",
+            help="What to compile for: cpu, or auto for the best found. [default: auto]",
+        ),
+    ] = None,
+    auto_cast: Annotated[
+        str | None,
+        typer.Option(help=f"What is lowered: {', '.join(AUTO_CASTS)}. [default: matmul]"),
+    ] = None,
+    auto_cast_type: Annotated[
+        str | None, typer.Option(help=f"To what: {', '.join(AUTO_CAST_TYPES)}. [default: bf16]")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file with these options; given ones win.")] = None,
+    allow_random_weights: Annotated[
+        bool,
+        typer.Option(help="Initialise a head that the checkpoint lacks, in place of refusing."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")] = False,
+    revision: Revision = None,
+    token: Token = None,
+    json_: Json = False,
+) -> None:
+    """Compile a checkpoint for static shapes.
+
+    Example: neuronbert export --model my-bert/ --task fill-mask --batch-size 1 --sequence-length 128 out/
+    """
+    given = {
+        "model": model,
+        "task": task,
+        "batch_size": None if batch_size is None else sizes("--batch-size", batch_size),
+        "sequence_length": None if sequence_length is None else sizes("--sequence-length", sequence_length),
+        "num_choices": num_choices,
+        "target": target,
+        "auto_cast": auto_cast,
+        "auto_cast_type": auto_cast_type,
+        "revision": revision,
+    }
+    with _output.progress() as progress:
+        from neuronbert import recipes
+
+        options = {**_DEFAULTS, **(recipes.load(recipe) if recipe else {})}
+        options |= {name: value for name, value in given.items() if value is not None}
+        spec = _spec(options, allow_random_weights)
+        from neuronbert import export as run
+
+        artifact = run(spec, output, overwrite=force, token=token, progress=progress)
+    manifest = artifact.manifest
+    if json_:
+        _output.as_json({"path": str(artifact.path), **manifest.model_dump(mode="json")})
+        return
+    shapes = ", ".join(shape.name for shape in manifest.shapes)
+    _output.data(f"{artifact.path}: {manifest.source.class_name} for {manifest.target}, {shapes}")
+    _output.note(f"Next: neuronbert validate {artifact.path}")
+
+
+def _spec(options: dict[str, Any], allow_random_weights: bool) -> Any:
+    from neuronbert.spec import ExportSpec, shapes_of
+
+    for name in ("model", "batch_size", "sequence_length"):
+        if options.get(name) is None:
+            raise InvalidOptionError("--" + name.replace("_", "-"), None, "given, here or in the recipe")
+    shapes = shapes_of(options.pop("batch_size"), options.pop("sequence_length"), options.pop("num_choices", None))
+    return ExportSpec(shapes=shapes, allow_random_weights=allow_random_weights, **options)

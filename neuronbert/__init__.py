@@ -1,0 +1,101 @@
+"""Ahead-of-time compilation, validation and loading of BERT-family encoders for AWS Neuron, and for any CPU.
+
+Owns: the public names. They are imported on first use: `import neuronbert` imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from neuronbert._version import __version__
+
+if TYPE_CHECKING:
+    from neuronbert.artifact import Artifact as Artifact
+    from neuronbert.errors import NeuronBertError as NeuronBertError
+    from neuronbert.exporter import export as export
+    from neuronbert.heads import NeuronAutoModel as NeuronAutoModel
+    from neuronbert.heads import NeuronBertForMaskedLM as NeuronBertForMaskedLM
+    from neuronbert.heads import NeuronBertForMultipleChoice as NeuronBertForMultipleChoice
+    from neuronbert.heads import (
+        NeuronBertForNextSentencePrediction as NeuronBertForNextSentencePrediction,
+    )
+    from neuronbert.heads import NeuronBertForPreTraining as NeuronBertForPreTraining
+    from neuronbert.heads import NeuronBertForQuestionAnswering as NeuronBertForQuestionAnswering
+    from neuronbert.heads import (
+        NeuronBertForSequenceClassification as NeuronBertForSequenceClassification,
+    )
+    from neuronbert.heads import (
+        NeuronBertForTokenClassification as NeuronBertForTokenClassification,
+    )
+    from neuronbert.heads import NeuronBertLMHeadModel as NeuronBertLMHeadModel
+    from neuronbert.heads import NeuronBertModel as NeuronBertModel
+    from neuronbert.heads import NeuronModelForCausalLM as NeuronModelForCausalLM
+    from neuronbert.heads import NeuronModelForFeatureExtraction as NeuronModelForFeatureExtraction
+    from neuronbert.heads import NeuronModelForMaskedLM as NeuronModelForMaskedLM
+    from neuronbert.heads import NeuronModelForMultipleChoice as NeuronModelForMultipleChoice
+    from neuronbert.heads import (
+        NeuronModelForNextSentencePrediction as NeuronModelForNextSentencePrediction,
+    )
+    from neuronbert.heads import NeuronModelForPreTraining as NeuronModelForPreTraining
+    from neuronbert.heads import NeuronModelForQuestionAnswering as NeuronModelForQuestionAnswering
+    from neuronbert.heads import (
+        NeuronModelForSequenceClassification as NeuronModelForSequenceClassification,
+    )
+    from neuronbert.heads import (
+        NeuronModelForTokenClassification as NeuronModelForTokenClassification,
+    )
+    from neuronbert.models import NeuronTracedModel as NeuronTracedModel
+    from neuronbert.predictor import Predictor as Predictor
+    from neuronbert.publishing import publish as publish
+    from neuronbert.report import ValidationReport as ValidationReport
+    from neuronbert.shapes import StaticShape as StaticShape
+    from neuronbert.spec import ExportSpec as ExportSpec
+    from neuronbert.validation import validate as validate
+
+_HOMES = {
+    "artifact": ("Artifact",),
+    "errors": ("NeuronBertError",),
+    "exporter": ("export",),
+    "heads": (
+        "NeuronAutoModel",
+        "NeuronBertForMaskedLM",
+        "NeuronBertForMultipleChoice",
+        "NeuronBertForNextSentencePrediction",
+        "NeuronBertForPreTraining",
+        "NeuronBertForQuestionAnswering",
+        "NeuronBertForSequenceClassification",
+        "NeuronBertForTokenClassification",
+        "NeuronBertLMHeadModel",
+        "NeuronBertModel",
+        "NeuronModelForCausalLM",
+        "NeuronModelForFeatureExtraction",
+        "NeuronModelForMaskedLM",
+        "NeuronModelForMultipleChoice",
+        "NeuronModelForNextSentencePrediction",
+        "NeuronModelForPreTraining",
+        "NeuronModelForQuestionAnswering",
+        "NeuronModelForSequenceClassification",
+        "NeuronModelForTokenClassification",
+    ),
+    "models": ("NeuronTracedModel",),
+    "predictor": ("Predictor",),
+    "publishing": ("publish",),
+    "report": ("ValidationReport",),
+    "shapes": ("StaticShape",),
+    "spec": ("ExportSpec",),
+    "validation": ("validate",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'neuronbert' has no attribute {name!r}")  # noqa: TRY003  Python's own wording
+    return getattr(import_module(f"neuronbert.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

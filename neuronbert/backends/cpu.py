@@ -1,0 +1,136 @@
+"""The CPU target: TorchScript programs traced per static shape over one set of weights.
+
+Owns: tracing with auto-cast in the graph, the file, and loading it again. It is the reference that other backends are
+measured against. Weights lie in the file as they are and are folded (rounded, transposed) when it is loaded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from neuronbert.backends.autocast import AutoCast
+from neuronbert.backends.base import Availability, Compiled
+from neuronbert.errors import ArtifactCorruptError, StorageError
+from neuronbert.manifest import CompilerInfo, ProgramSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from neuronbert.backends.base import Compiler, Program, Runtime
+    from neuronbert.manifest import Manifest
+    from neuronbert.shapes import StaticShape
+    from neuronbert.spec import ExportSpec
+
+PROGRAM_FILE: Final = "model.neuron"
+_AVAILABLE: Final = Availability(ok=True)
+_FORBIDDEN: Final = (
+    "aten::from_file",
+    "aten::save",
+    "prim::PythonOp",
+    "aten::_load",
+    "prim::profile",
+)
+"""Operators with effects outside the program; no traced encoder has one."""
+
+
+class CpuCompiler:
+    """Traces a head to TorchScript."""
+
+    def availability(self, target: str) -> Availability:
+        """Always, for the CPU."""
+        return _AVAILABLE if target == "cpu" else Availability(ok=False, reason="this backend compiles for cpu only")
+
+    def compile(
+        self,
+        head: nn.Module,
+        examples: Mapping[StaticShape, tuple[Tensor, ...]],
+        spec: ExportSpec,
+        folder: Path,
+    ) -> Compiled:
+        """Trace one method for each shape; the largest is `forward`."""
+        programs = _name_methods(tuple(examples))
+        for program in programs:
+            setattr(head, program.method, head.forward)
+        inputs = {program.method: examples[program.shape] for program in programs}
+        cast = nullcontext() if spec.auto_cast == "none" else AutoCast(spec.auto_cast, spec.auto_cast_type)
+        with torch.no_grad(), warnings.catch_warnings(), cast:
+            warnings.simplefilter("ignore")  # each Python branch on a shape warns; shapes are static here
+            module: Any = torch.jit.trace_module(  # type: ignore[no-untyped-call]
+                head, inputs, check_trace=False, strict=False
+            )
+        _save(module, folder / PROGRAM_FILE)
+        info = CompilerInfo(
+            name="torch.jit.trace",
+            auto_cast=spec.auto_cast,
+            auto_cast_type=spec.auto_cast_type,
+            versions={"torch": torch.__version__},
+        )
+        return Compiled(PROGRAM_FILE, programs, info)
+
+
+class CpuRuntime:
+    """Loads TorchScript programs and folds their weights."""
+
+    def availability(self, target: str) -> Availability:
+        """Always, for the CPU."""
+        return _AVAILABLE if target == "cpu" else Availability(ok=False, reason="this backend runs on cpu only")
+
+    def load(self, path: Path, manifest: Manifest) -> Mapping[StaticShape, Program]:
+        """The programs of the file, by shape."""
+        methods = [program.method for program in manifest.programs]
+        try:
+            module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            _refuse_effects(module, methods, path)
+            extra = [method for method in methods if method != "forward"]
+            frozen = torch.jit.freeze(module, preserved_attrs=extra)
+            return {program.shape: getattr(frozen, program.method) for program in manifest.programs}
+        except (RuntimeError, AttributeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ArtifactCorruptError(path, f"is not a program for the cpu target ({reason})") from error
+
+
+def compiler() -> Compiler:
+    """The compiler of this backend."""
+    return CpuCompiler()
+
+
+def runtime() -> Runtime:
+    """The runtime of this backend."""
+    return CpuRuntime()
+
+
+def _name_methods(shapes: tuple[StaticShape, ...]) -> tuple[ProgramSpec, ...]:
+    # Other readers of this format run `forward`, so that is the one that takes the most.
+    largest = max(shapes, key=lambda shape: (shape.tokens, shape.sequence_length))
+    return tuple(
+        ProgramSpec(
+            batch_size=shape.batch_size,
+            sequence_length=shape.sequence_length,
+            num_choices=shape.num_choices,
+            method="forward" if shape == largest else f"forward_{shape.name}",
+        )
+        for shape in shapes
+    )
+
+
+def _save(module: Any, path: Path) -> None:
+    try:
+        torch.jit.save(module, str(path))
+    except RuntimeError as error:
+        # The writer reports a full or read-only disk as a RuntimeError of many lines.
+        raise StorageError(path.name, str(error).splitlines()[0]) from error
+
+
+def _refuse_effects(module: Any, methods: list[str], path: Path) -> None:
+    for method in methods:
+        graph = getattr(module, method).inlined_graph
+        for name in _FORBIDDEN:
+            if graph.findAllNodes(name, recurse=True):
+                raise ArtifactCorruptError(path, f"contains the operator {name}, which no encoder needs")

@@ -1,0 +1,127 @@
+"""Two outputs to a verdict: which measures, how near, and why that near.
+
+Owns: the measures and the tolerances. Knows nothing of models or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch.nn.functional import cosine_similarity
+
+from neuronbert.report import Measure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from neuronbert.manifest import OutputSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How near a program must be to the fp32 reference.
+
+    Attributes:
+        cosine: The lowest cosine of any vector of an embedding.
+        embedding_error: The largest difference of any value of an embedding, over the reference's range.
+        logit_error: The same for a logit. Heads are trained on few values, so their range is narrower.
+        reason: Why.
+    """
+
+    cosine: float
+    embedding_error: float
+    logit_error: float
+    reason: str
+
+
+_FP32: Final = Tolerance(0.99999, 1e-5, 1e-5, "fp32 on both sides: only the order of additions differs")
+
+_SIGNIFICANT_BITS: Final[Mapping[str, int]] = {"bf16": 8, "fp16": 11, "tf32": 11, "fp8_e4m3": 4}
+_COSINE: Final[Mapping[str, float]] = {
+    "bf16": 0.999,
+    "fp16": 0.99999,
+    "tf32": 0.99999,
+    "fp8_e4m3": 0.9,
+}
+
+
+def tolerance(auto_cast: str, auto_cast_type: str) -> Tolerance:
+    """What a program with this auto-cast is held to.
+
+    Rounding every matrix product's operands moves a logit of BERT by some units in the last place of the type;
+    rounding every operation, by about twice as many (measured over all heads: scripts/tolerances.py).
+    """
+    if auto_cast == "none":
+        return _FP32
+    bits = _SIGNIFICANT_BITS[auto_cast_type]
+    units = 8 if auto_cast == "matmul" else 16
+    error = min(0.5, units * 2.0**-bits)
+    reason = f"{auto_cast} operands hold {bits} significant bits; {units} units in the last place, half for embeddings"
+    return Tolerance(_COSINE[auto_cast_type], error / 2, error, reason)
+
+
+def problem(output: Tensor, reference: Tensor) -> str:
+    """What makes two outputs incomparable, or an empty text."""
+    if output.shape != reference.shape:
+        return f"its shape is {list(output.shape)}, the reference's {list(reference.shape)}"
+    if output.dtype != reference.dtype:
+        return f"its dtype is {output.dtype}, the reference's {reference.dtype}"
+    bad = int((~torch.isfinite(output)).sum())
+    return f"{bad} of {output.numel()} values are not finite" if bad else ""
+
+
+def measure(
+    output: Tensor, reference: Tensor, mask: Tensor | None, spec: OutputSpec, limits: Tolerance
+) -> tuple[Measure, ...]:
+    """The measures of one output against the reference.
+
+    Args:
+        output: fp32, finite, of the reference's shape.
+        reference: fp32.
+        mask: (batch, sequence), true at real tokens; None if the output has no sequence. Padding is not compared.
+        spec: What the output means.
+        limits: The tolerance.
+    """
+    error = _error(output, reference, mask)
+    if spec.answer == "embedding":
+        measures = [Measure(name="error", value=error, limit=limits.embedding_error, reason=limits.reason)]
+        cosine = cosine_similarity(_real(output, mask), _real(reference, mask), dim=-1)
+        measures.append(Measure(name="cosine", value=float(cosine.min()), limit=limits.cosine, reason=limits.reason))
+    else:
+        measures = [Measure(name="error", value=error, limit=limits.logit_error, reason=limits.reason)]
+        agreement = _agreement(output, reference, mask, spec, limits.logit_error)
+        reason = "the answer may differ only where the reference's own margin is within the error allowed"
+        measures.append(Measure(name="agreement", value=agreement, limit=1.0, reason=reason))
+    return tuple(measures)
+
+
+def _real(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    return tensor if mask is None else tensor[mask]
+
+
+def _error(output: Tensor, reference: Tensor, mask: Tensor | None) -> float:
+    ours, theirs = _real(output, mask), _real(reference, mask)
+    return float((ours - theirs).abs().max()) / _range(theirs)
+
+
+def _range(reference: Tensor) -> float:
+    # Two values of one sign may lie close together far from zero (two labels, say): then it is their size that counts.
+    spread = float(reference.max() - reference.min())
+    return max(spread, float(reference.abs().max()), torch.finfo(torch.float32).tiny)
+
+
+def _agreement(output: Tensor, reference: Tensor, mask: Tensor | None, spec: OutputSpec, allowed: float) -> float:
+    if spec.answer == "span" and mask is not None:
+        # The answer is a place among the real tokens of a row.
+        hidden = torch.finfo(torch.float32).min
+        ours, theirs = output.masked_fill(~mask, hidden), reference.masked_fill(~mask, hidden)
+    else:
+        ours, theirs = _real(output, mask), _real(reference, mask)
+    chosen = ours.argmax(dim=-1, keepdim=True)
+    margin = theirs.max(dim=-1, keepdim=True).values - theirs.gather(-1, chosen)
+    slack = 2 * allowed * _range(_real(reference, mask))
+    return float((margin <= slack).float().mean())

@@ -1,0 +1,418 @@
+"""Every error that neuronbert raises on purpose.
+
+    NeuronBertError
+    ├── UsageError                     what was asked can't be done as asked            exit code 2
+    │   ├── UnknownTaskError, TaskNotInferableError, UnsupportedModelError, UnsupportedHeadError,
+    │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, SequenceExceedsPositionsError
+    │   ├── OutputExistsError, RecipeError, LabelledDataError, WrongHeadError, NotValidatedError
+    │   └── InputError                 a call's tensors or texts (also a ValueError)
+    │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
+    │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
+    │           EmptyTextError, InvalidTextError, UnevenRowsError, NoMaskError)
+    ├── DataError                      what was given is broken or unsafe               exit code 2
+    │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, HeadWeightsMissingError
+    │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError
+    ├── UnavailableError               something is missing on this machine             exit code 3
+    │   └── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
+    │       ReferenceNotFoundError, MissingFileError, NoTokenizerError
+    └── ValidationFailedError          the program doesn't answer like its reference    exit code 1
+
+Owns: the tree and its wording: what happened, what was expected, what to type next. Every message is one line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _shape(dims: Sequence[int]) -> str:
+    return "[" + ", ".join(str(dim) for dim in dims) + "]"
+
+
+class NeuronBertError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UsageError(NeuronBertError):
+    """What was asked can't be done as asked."""
+
+
+class UnknownTaskError(UsageError):
+    """A task name that no head has."""
+
+    def __init__(self, task: str, known: Sequence[str]) -> None:
+        super().__init__(f"There is no task {task!r}. Use one of: {_listed(known)}.")
+
+
+class TaskNotInferableError(UsageError):
+    """The checkpoint doesn't say which head it has."""
+
+    def __init__(self, class_names: Sequence[str], known: Sequence[str]) -> None:
+        said = f"names {_listed(class_names)}" if class_names else "names no architecture"
+        super().__init__(
+            f"The task can't be read off the checkpoint (its config.json {said}). "
+            f"Name it with --task, one of: {_listed(known)}."
+        )
+
+
+class UnsupportedModelError(UsageError):
+    """A model type that isn't in the architecture table."""
+
+    def __init__(self, model_type: str, supported: Sequence[str]) -> None:
+        super().__init__(f"Models of type {model_type!r} are not supported. Supported: {_listed(supported)}.")
+
+
+class UnsupportedHeadError(UsageError):
+    """A head that the architecture doesn't have."""
+
+    def __init__(self, task: str, model_type: str, supported: Sequence[str]) -> None:
+        super().__init__(f"{model_type} has no head for {task}. Its tasks: {_listed(supported)}.")
+
+
+class UnsupportedFeatureError(UsageError):
+    """A feature of the checkpoint that a program would silently get wrong."""
+
+    def __init__(self, setting: str, value: object, reason: str) -> None:
+        super().__init__(f"This checkpoint has {setting}={value!r}, which is not supported: {reason}.")
+
+
+class InvalidShapeError(UsageError):
+    """A shape that no program can have."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(f"{name} is {value!r}; it must be {expected}.")
+
+
+class InvalidOptionError(UsageError):
+    """An option whose value can't be used."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(f"{name} is {value!r}; it must be {expected}.")
+
+
+class SequenceExceedsPositionsError(UsageError):
+    """A sequence longer than the model has positions for."""
+
+    def __init__(self, sequence_length: int, limit: int) -> None:
+        super().__init__(
+            f"sequence_length is {sequence_length}, but the model has positions for {limit} tokens. "
+            f"Use --sequence-length {limit} or less."
+        )
+
+
+class OutputExistsError(UsageError):
+    """Something is already where the output should go."""
+
+    def __init__(self, path: object, *, replaceable: bool) -> None:
+        advice = (
+            "Choose another output, or replace it with --force"
+            if replaceable
+            else "It is not an artifact, so it is never replaced: choose another output"
+        )
+        super().__init__(f"{path} already exists. {advice}.")
+
+
+class RecipeError(UsageError):
+    """A recipe file that can't be used."""
+
+    def __init__(self, path: object, problems: Sequence[str]) -> None:
+        super().__init__(f"The recipe {path} can't be used: {'; '.join(problems)}.")
+
+
+class LabelledDataError(UsageError):
+    """A line of a labelled data file that can't be used."""
+
+    def __init__(self, path: object, line: int, problem: str) -> None:
+        where = f"{path}, line {line}" if line else str(path)
+        super().__init__(f"{where}: {problem}.")
+
+
+class WrongHeadError(UsageError):
+    """An artifact opened with the class of another head or architecture."""
+
+    def __init__(self, class_name: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"{class_name} runs {expected}, but this artifact is for {found}. "
+            "Open it with NeuronAutoModel, which picks the class."
+        )
+
+
+class NotValidatedError(UsageError):
+    """An artifact that must not be published."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            f"{path} failed its validation, so it is not pushed. "
+            f"See why with: neuronbert validate {path}; push it all the same with --force."
+        )
+
+
+class InputError(UsageError, ValueError):
+    """A call's tensors or texts can't be used."""
+
+
+class MissingInputError(InputError):
+    """An input without a default is missing."""
+
+    def __init__(self, name: str, given: Sequence[str]) -> None:
+        super().__init__(f"{name} is missing; given: {_listed(given) or 'nothing'}.")
+
+
+class InputTypeError(InputError, TypeError):
+    """An input that isn't a tensor."""
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(f'{name} is a {found}, not a torch.Tensor. Call the tokenizer with return_tensors="pt".')
+
+
+class InputDtypeError(InputError):
+    """An input whose numbers aren't whole."""
+
+    def __init__(self, name: str, dtype: object) -> None:
+        super().__init__(f"{name} has dtype {dtype}; it must hold integers, as torch.int64.")
+
+
+class InputRankError(InputError):
+    """An input with the wrong number of dimensions."""
+
+    def __init__(self, name: str, dims: Sequence[int], expected: Sequence[str]) -> None:
+        super().__init__(f"{name} has shape {_shape(dims)}; it must be [{_listed(expected)}].")
+
+
+class InputShapeError(InputError):
+    """Inputs whose shapes differ from each other."""
+
+    def __init__(self, name: str, dims: Sequence[int], first: str, expected: Sequence[int]) -> None:
+        super().__init__(f"{name} has shape {_shape(dims)}, but {first} has {_shape(expected)}; they must be equal.")
+
+
+class InputRangeError(InputError):
+    """A value outside what the model has an entry for."""
+
+    def __init__(self, name: str, low: int, high: int, maximum: int) -> None:
+        value = low if low < 0 else high
+        super().__init__(
+            f"{name} holds {value}; its values must be from 0 to {maximum}. Was another model's tokenizer used?"
+        )
+
+
+class EmptyInputError(InputError):
+    """Nothing to run on."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is empty; give at least one.")
+
+
+class BatchTooLargeError(InputError):
+    """More rows (or choices) than any compiled shape holds."""
+
+    def __init__(self, what: str, got: int, limit: int, option: str) -> None:
+        super().__init__(
+            f"The call has {got} {what}, but this artifact was compiled for up to {limit}. "
+            f"Split the call, or export again with {option} {got}."
+        )
+
+
+class SequenceTooLongError(InputError):
+    """Longer rows than any compiled shape holds."""
+
+    def __init__(self, got: int, limit: int) -> None:
+        super().__init__(
+            f"The longest row has {got} tokens, but this artifact was compiled for up to {limit}. "
+            f"Truncate with tokenizer(..., truncation=True, max_length={limit}) or predict --truncate, "
+            f"or export again with --sequence-length {got}."
+        )
+
+
+class TextError(InputError):
+    """A row of text that has no answer for this task."""
+
+
+class MissingTextError(TextError):
+    """A row without a text that the task takes."""
+
+    def __init__(self, name: str, given: Sequence[str]) -> None:
+        super().__init__(f"A row for this task needs {name!r}; this one has {_listed(given) or 'nothing'}.")
+
+
+class EmptyTextError(TextError):
+    """A text of nothing but white space."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The {name} is empty: there is nothing to answer.")
+
+
+class InvalidTextError(TextError):
+    """A text that can't be encoded."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The {name} is not valid Unicode: it holds a lone surrogate.")
+
+
+class UnevenRowsError(TextError):
+    """Rows of one call that can't share a tensor."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The rows of one call differ in {name}: give all of them as many, or call one by one.")
+
+
+class NoMaskError(TextError):
+    """A text without the token that is to be filled in."""
+
+    def __init__(self, mask: str) -> None:
+        super().__init__(f"There is nothing to fill in: write {mask} where a word is missing.")
+
+
+class DataError(NeuronBertError):
+    """What was given is broken or unsafe."""
+
+
+class CheckpointError(DataError):
+    """A checkpoint that can't be used."""
+
+
+class CheckpointCorruptError(CheckpointError):
+    """A file of the checkpoint that can't be read."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__(f"{path} can't be used: {problem}. Fetch or save the checkpoint again.")
+
+
+class UnsafeWeightsError(CheckpointError):
+    """Weights that would have to be unpickled."""
+
+    def __init__(self, path: object, found: str) -> None:
+        super().__init__(
+            f"{path} has no safetensors weights, only {found}, and pickled files are not loaded. "
+            "Load it where you trust it and save it again: model.save_pretrained(folder)."
+        )
+
+
+class HeadWeightsMissingError(CheckpointError):
+    """The checkpoint has no weights for the head that was asked for."""
+
+    def __init__(self, task: str, class_name: str, missing: Sequence[str]) -> None:
+        shown = _listed(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        super().__init__(
+            f"The checkpoint has no {task} head ({class_name} needs {shown}). Export the task it was trained for, "
+            "or start from random weights with --allow-random-weights."
+        )
+
+
+class ArtifactError(DataError):
+    """An artifact that can't be used."""
+
+
+class NotAnArtifactError(ArtifactError):
+    """A directory without a manifest."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            f"{path} is not a neuronbert artifact: it has no neuronbert.json. "
+            f"Make one with: neuronbert export --model {path} OUTPUT."
+        )
+
+
+class ArtifactCorruptError(ArtifactError):
+    """A file of the artifact that isn't what was written."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__(f"{path} {problem}. Nothing was loaded; export or download the artifact again.")
+
+
+class ArtifactVersionError(ArtifactError):
+    """An artifact of a format that this version doesn't read."""
+
+    def __init__(self, path: object, found: object, supported: int) -> None:
+        super().__init__(
+            f"{path} has artifact format {found}, this neuronbert reads format {supported}. "
+            "Upgrade with: pip install -U neuronbert; or export the model again."
+        )
+
+
+class UnavailableError(NeuronBertError):
+    """Something is missing on this machine."""
+
+
+class MissingFileError(UnavailableError):
+    """A file that was named isn't there."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"There is no file {path}.")
+
+
+class ModelNotFoundError(UnavailableError):
+    """Neither a local folder nor a repository."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(
+            f"{model!r} is neither a local folder nor a model that can be fetched: {reason}. "
+            "Check the spelling, the network, or the token (--token, HF_TOKEN)."
+        )
+
+
+class HubError(UnavailableError):
+    """The Hub didn't do what it was asked."""
+
+    def __init__(self, action: str, reason: str) -> None:
+        super().__init__(f"{action} failed: {reason}. Nothing was changed on the Hub; try again.")
+
+
+class HubAccessError(UnavailableError):
+    """The Hub refused the token."""
+
+    def __init__(self, repository: str, status: int) -> None:
+        said = "who you are" if status == 401 else "that you may write there"
+        super().__init__(
+            f"The Hub doesn't accept {said} (HTTP {status} for {repository}). "
+            "Log in with: hf auth login; or give --token a token with write access."
+        )
+
+
+class BackendUnavailableError(UnavailableError):
+    """No backend here can compile for, or run on, the target."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(f"Target {target} can't be used here: {reason}. Use --target cpu to run on this machine.")
+
+
+class StorageError(UnavailableError):
+    """The disk is full, or may not be written."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path} can't be written: {reason}. Nothing was left behind; choose another place.")
+
+
+class NoTokenizerError(UnavailableError):
+    """An artifact that takes tensors, but no texts."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            f"{path} has no tokenizer, so it takes no texts: its checkpoint had none. "
+            "Save one beside the checkpoint's config.json and export again."
+        )
+
+
+class ReferenceNotFoundError(UnavailableError):
+    """The checkpoint that an artifact was exported from isn't there."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The checkpoint {model!r} that this artifact was exported from can't be found here. "
+            "Say where it is with --model."
+        )
+
+
+class ValidationFailedError(NeuronBertError):
+    """The program doesn't answer like its reference."""
+
+    def __init__(self, failures: Sequence[str]) -> None:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        super().__init__(f"Validation failed: {failures[0]}{more}.")

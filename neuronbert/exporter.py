@@ -1,0 +1,164 @@
+"""Checkpoint to artifact.
+
+Owns: the order of an export. Needs no device, loads nothing afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from neuronbert import card, hub, inputs, modeling
+from neuronbert._version import __version__
+from neuronbert.architectures import find_head
+from neuronbert.artifact import CARD, CONFIG, Artifact, seal, staged
+from neuronbert.backends import registry
+from neuronbert.checkpoint import Checkpoint
+from neuronbert.errors import InvalidShapeError, StorageError
+from neuronbert.manifest import Manifest, Source
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from neuronbert.backends.base import Compiled
+    from neuronbert.hub import Resolved
+    from neuronbert.modeling import LoadedHead
+    from neuronbert.spec import ExportSpec
+
+logger = logging.getLogger("neuronbert")
+
+
+def export(
+    spec: ExportSpec,
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    token: str | bool | None = None,
+    progress: Callable[[str], None] = logger.info,
+) -> Artifact:
+    """Compile a checkpoint's head for static shapes and write the artifact, whole or not at all.
+
+    Args:
+        spec: What to make.
+        output: The directory to make. An empty one may be there already.
+        overwrite: Replace an artifact that is there.
+        token: For the Hub; None takes the one that is logged in.
+        progress: Told what is being done, a few words at a time.
+
+    Returns:
+        The artifact that was written.
+
+    Raises:
+        UsageError: the spec can't be met (task, head, shape, option), or the output exists.
+        DataError: the checkpoint is broken or unsafe.
+        UnavailableError: the model, the Hub, the target's compiler or the disk isn't there.
+
+    Example:
+        >>> from neuronbert import ExportSpec, StaticShape, export
+        >>> spec = ExportSpec(model="my-checkpoint/", shapes=(StaticShape(1, 128),))
+        >>> artifact = export(spec, "my-artifact/")  # doctest: +SKIP
+    """
+    target, backend = registry.resolve_target(spec.target)
+    compiler = registry.compiler(backend, target)
+    with staged(output, overwrite=overwrite) as folder:
+        progress("finding the checkpoint")
+        resolved = hub.resolve(spec.model, revision=spec.revision, token=token)
+        checkpoint = Checkpoint.open(resolved.path)
+        task = modeling.canonical_task(spec.task, checkpoint)
+        _check(spec, checkpoint, task, folder)
+        progress("loading the weights")
+        loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
+        examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
+        progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
+        compiled = compiler.compile(loaded.head, examples, spec, folder)
+        progress("writing the artifact")
+        source = _source(spec, resolved, checkpoint, loaded)
+        manifest = _manifest(checkpoint, loaded, compiled, source, (target, backend))
+        for path in checkpoint.tokenizer_files():
+            shutil.copyfile(path, folder / path.name)
+        config = _config(checkpoint, manifest)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(card.render(manifest, None), encoding="utf-8")
+        seal(folder, manifest)
+    return Artifact.open(output, verify=False)
+
+
+def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) -> None:
+    # Whatever can be refused is refused before the weights are read.
+    find_head(checkpoint.architecture, task)
+    checkpoint.check_shapes(spec.shapes)
+    for shape in spec.shapes:
+        if (shape.num_choices is not None) != (task == "multiple-choice"):
+            expected = "given for multiple-choice, and for no other task (--num-choices)"
+            raise InvalidShapeError("num_choices", shape.num_choices, expected)
+    free = shutil.disk_usage(folder).free
+    if free < checkpoint.weights_bytes():
+        need = f"it takes about {checkpoint.weights_bytes()} bytes and {free} are free"
+        raise StorageError(folder.parent, need)
+
+
+def _source(spec: ExportSpec, resolved: Resolved, checkpoint: Checkpoint, loaded: LoadedHead) -> Source:
+    local = resolved.revision is None
+    return Source(
+        model=resolved.path.resolve().name if local else spec.model,
+        path=str(resolved.path.resolve()) if local else None,
+        revision=resolved.revision,
+        weights_sha256=checkpoint.weights_sha256(),
+        class_name=loaded.class_name,
+        random_weights=loaded.random_weights,
+    )
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    loaded: LoadedHead,
+    compiled: Compiled,
+    source: Source,
+    target: tuple[str, str],
+) -> Manifest:
+    return Manifest(
+        neuronbert_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        task=loaded.task,
+        model_type=checkpoint.architecture.model_type,
+        target=target[0],
+        backend=target[1],
+        program_file=compiled.file,
+        inputs=loaded.inputs,
+        outputs=loaded.outputs,
+        programs=compiled.programs,
+        compiler=compiled.compiler,
+        source=source,
+        files={},
+    )
+
+
+def _config(checkpoint: Checkpoint, manifest: Manifest) -> dict[str, Any]:
+    # The section that optimum-neuron's runtime reads. compiler_type is left out on the CPU target: it names the
+    # vendor's compiler. Keys that begin with static_ are its own, so none is added.
+    largest = max(manifest.programs, key=lambda program: program.method == "forward")
+    compiler = manifest.compiler
+    section: dict[str, Any] = {
+        "auto_cast": None if compiler.auto_cast == "none" else compiler.auto_cast,
+        "auto_cast_type": None if compiler.auto_cast == "none" else compiler.auto_cast_type,
+        "dynamic_batch_size": False,
+        "float_dtype": "fp32",
+        "inline_weights_to_neff": True,
+        "int_dtype": "int64",
+        "model_type": manifest.model_type,
+        "output_attentions": False,
+        "output_hidden_states": False,
+        "static_batch_size": largest.batch_size,
+        "static_sequence_length": largest.sequence_length,
+        "task": manifest.task,
+        "tensor_parallel_size": 1,
+    }
+    if largest.num_choices is not None:
+        section["static_num_choices"] = largest.num_choices
+    config = {key: value for key, value in checkpoint.config.items() if key != "_name_or_path"}
+    return {**config, "neuron": section}

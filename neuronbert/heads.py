@@ -1,0 +1,161 @@
+"""One class for each head, and the auto class that picks one.
+
+Owns: the names that users import. Everything they do is NeuronTracedModel's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from neuronbert import hub
+from neuronbert.artifact import Artifact
+from neuronbert.models import NeuronTracedModel
+
+if TYPE_CHECKING:
+    import os
+
+
+class NeuronModelForFeatureExtraction(NeuronTracedModel):
+    """Hidden states: last_hidden_state (batch, sequence, hidden) and pooler_output (batch, hidden)."""
+
+    task = "feature-extraction"
+
+
+class NeuronModelForMaskedLM(NeuronTracedModel):
+    """Masked language modelling: logits (batch, sequence, vocabulary)."""
+
+    task = "fill-mask"
+
+
+class NeuronModelForSequenceClassification(NeuronTracedModel):
+    """Sequence classification or regression: logits (batch, labels)."""
+
+    task = "text-classification"
+
+
+class NeuronModelForTokenClassification(NeuronTracedModel):
+    """Token classification: logits (batch, sequence, labels)."""
+
+    task = "token-classification"
+
+
+class NeuronModelForQuestionAnswering(NeuronTracedModel):
+    """Extractive question answering: start_logits and end_logits (batch, sequence)."""
+
+    task = "question-answering"
+
+
+class NeuronModelForMultipleChoice(NeuronTracedModel):
+    """Multiple choice, inputs (batch, choices, sequence): logits (batch, choices)."""
+
+    task = "multiple-choice"
+
+
+class NeuronModelForNextSentencePrediction(NeuronTracedModel):
+    """Next sentence prediction: logits (batch, 2); the first means that the second text follows."""
+
+    task = "next-sentence-prediction"
+
+
+class NeuronModelForPreTraining(NeuronTracedModel):
+    """Both pre-training heads: prediction_logits (batch, sequence, vocabulary), seq_relationship_logits (batch, 2)."""
+
+    task = "pre-training"
+
+
+class NeuronModelForCausalLM(NeuronTracedModel):
+    """Causal language modelling without a cache: logits (batch, sequence, vocabulary)."""
+
+    task = "text-generation"
+
+
+class NeuronBertModel(NeuronModelForFeatureExtraction):
+    """BERT's hidden states: last_hidden_state (batch, sequence, hidden) and pooler_output (batch, hidden)."""
+
+    model_type = "bert"
+
+
+class NeuronBertForMaskedLM(NeuronModelForMaskedLM):
+    """BERT with its masked language modelling head: logits (batch, sequence, vocabulary)."""
+
+    model_type = "bert"
+
+
+class NeuronBertForSequenceClassification(NeuronModelForSequenceClassification):
+    """BERT with a sequence classification or regression head: logits (batch, labels)."""
+
+    model_type = "bert"
+
+
+class NeuronBertForTokenClassification(NeuronModelForTokenClassification):
+    """BERT with a token classification head: logits (batch, sequence, labels)."""
+
+    model_type = "bert"
+
+
+class NeuronBertForQuestionAnswering(NeuronModelForQuestionAnswering):
+    """BERT with a span head: start_logits and end_logits (batch, sequence)."""
+
+    model_type = "bert"
+
+
+class NeuronBertForMultipleChoice(NeuronModelForMultipleChoice):
+    """BERT with a multiple choice head, inputs (batch, choices, sequence): logits (batch, choices)."""
+
+    model_type = "bert"
+
+
+class NeuronBertForNextSentencePrediction(NeuronModelForNextSentencePrediction):
+    """BERT with its next sentence head: logits (batch, 2); the first means that the second text follows."""
+
+    model_type = "bert"
+
+
+class NeuronBertForPreTraining(NeuronModelForPreTraining):
+    """BERT with both of its heads: prediction_logits (batch, sequence, vocabulary), seq_relationship_logits (batch, 2)."""
+
+    model_type = "bert"
+
+
+class NeuronBertLMHeadModel(NeuronModelForCausalLM):
+    """BERT as a causal language model without a cache: logits (batch, sequence, vocabulary)."""
+
+    model_type = "bert"
+
+
+_BY_TASK: dict[str | None, type[NeuronTracedModel]] = {head.task: head for head in NeuronTracedModel.__subclasses__()}
+_BY_BOTH: dict[tuple[str | None, str | None], type[NeuronTracedModel]] = {
+    (head.model_type, head.task): head for row in _BY_TASK.values() for head in row.__subclasses__()
+}
+
+
+class NeuronAutoModel:
+    """Opens an artifact with the class of its own head."""
+
+    @staticmethod
+    def from_pretrained(model_id: str | os.PathLike[str], **options: Any) -> NeuronTracedModel:
+        """Load an artifact; or, with `export=True`, export a checkpoint and load the result.
+
+        Args:
+            model_id: An artifact (with export, a checkpoint): a local folder or a Hub id.
+            options: As NeuronTracedModel.from_pretrained takes them.
+
+        Returns:
+            For instance a NeuronBertForMaskedLM.
+        """
+        if options.get("export"):
+            exported = NeuronTracedModel.from_pretrained(model_id, **options)
+            return _class_of(exported.session.artifact)(exported.session, keep=exported.keep)
+        resolved = hub.resolve(
+            str(model_id),
+            revision=options.pop("revision", None),
+            token=options.pop("token", None),
+            files=None,
+        )
+        head = _class_of(Artifact.open(resolved.path, verify=False))
+        return head.from_pretrained(resolved.path, **options)
+
+
+def _class_of(artifact: Artifact) -> type[NeuronTracedModel]:
+    manifest = artifact.manifest
+    return _BY_BOTH.get((manifest.model_type, manifest.task), _BY_TASK[manifest.task])

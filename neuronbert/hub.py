@@ -1,0 +1,224 @@
+"""The only door to huggingface_hub: a name to a local folder, and files to one commit.
+
+Owns: what goes over the network, and the wording of what goes wrong there. Knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+import warnings
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from neuronbert.checkpoint import DOWNLOADED
+from neuronbert.errors import HubAccessError, HubError, InvalidOptionError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from huggingface_hub import CommitInfo, HfApi
+
+T = TypeVar("T")
+logger = logging.getLogger("neuronbert")
+
+_REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
+_WAITS: Final = (1.0, 2.0, 4.0)
+"""Seconds before a request is made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where a model lies on this machine.
+
+    Attributes:
+        path: A folder.
+        revision: The commit it is, if it came from the Hub.
+    """
+
+    path: Path
+    revision: str | None
+
+
+def resolve(
+    model: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    files: tuple[str, ...] | None = DOWNLOADED,
+) -> Resolved:
+    """The folder of a model: the local one of that name, or a download of the Hub's.
+
+    Args:
+        model: A folder, or "name" or "organisation/name" on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        token: For the Hub; None takes the one that is logged in.
+        files: Which files are fetched; None for all.
+
+    Raises:
+        ModelNotFoundError: it is neither.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return Resolved(folder, None)
+    if folder.exists():
+        raise ModelNotFoundError(model, "it is a file, not a folder")
+    if not _REPOSITORY.fullmatch(model):
+        raise ModelNotFoundError(model, "there is no such folder")
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        path = snapshot_download(
+            model,
+            revision=revision,
+            token=token,
+            allow_patterns=None if files is None else list(files),
+        )
+    except errors.RevisionNotFoundError as error:
+        raise ModelNotFoundError(model, f"the Hub has no revision {revision!r} of it") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelNotFoundError(model, "the Hub has no such model, or not for this token") from error
+    except (errors.HTTPError, OSError, ValueError) as error:
+        raise ModelNotFoundError(model, _reason(error)) from error
+    return Resolved(Path(path), Path(path).name)
+
+
+def commit(
+    repository_id: str,
+    files: Mapping[str, Path | bytes],
+    *,
+    message: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> str:
+    """Put files into a repository in one commit; either all of it is there afterwards, or nothing.
+
+    A server error or a broken connection is tried again, a few times. The commit names the state it follows, so one
+    that was made although its answer was lost isn't made twice.
+
+    Args:
+        repository_id: "name" or "organisation/name"; made if it isn't there.
+        files: Path in the repository to the file or its content.
+        message: The commit's title.
+        private: Make it private, if it is made.
+        revision: The branch; made if it isn't there.
+        token: For the Hub; None takes the one that is logged in.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InvalidOptionError: the repository's name can't be one.
+        HubAccessError: the Hub refused the token.
+        HubError: anything else went wrong.
+    """
+    if not _REPOSITORY.fullmatch(repository_id):
+        raise InvalidOptionError("repository_id", repository_id, "a name, or organisation/name")
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token, library_name="neuronbert")
+    with _translated(repository_id), _plain_uploads():
+        repository = _again(lambda: api.create_repo(repository_id, private=private, exist_ok=True)).repo_id
+        if revision is not None:
+            _again(lambda: api.create_branch(repository, branch=revision, exist_ok=True))
+        parent = _again(lambda: api.model_info(repository, revision=revision)).sha
+        made = _again(
+            lambda: _commit_once(api, repository, files, message, revision, parent),
+            stale_is_ours=True,
+        )
+    return str(made.commit_url)
+
+
+def _commit_once(
+    api: HfApi,
+    repository: str,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    revision: str | None,
+    parent: str,
+) -> CommitInfo:
+    from huggingface_hub import CommitOperationAdd
+
+    # New operations each time: the client asks again which files the branch has, and makes no second commit of the
+    # same. The parent stays: a commit that arrives late makes the next one fail instead of landing twice.
+    operations = [
+        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+        for name, content in files.items()
+    ]
+    return api.create_commit(repository, operations, commit_message=message, revision=revision, parent_commit=parent)
+
+
+def _again(request: Callable[[], T], *, stale_is_ours: bool = False) -> T:
+    """Make a request, and make it again after a server error or a broken connection.
+
+    Args:
+        request: The request.
+        stale_is_ours: After such a failure, take "the branch has moved on" (412) for one more of them.
+    """
+    from huggingface_hub import errors
+
+    failed = False
+    for wait in (*_WAITS, None):
+        try:
+            return request()
+        except (errors.HTTPError, RuntimeError, ConnectionError) as error:
+            status = _status(error)
+            passing = status is None or status in _TRANSIENT or (status == 412 and failed and stale_is_ours)
+            if isinstance(error, errors.OfflineModeIsEnabled) or not passing or wait is None:
+                raise
+            failed = True
+            logger.info("the Hub did not answer (%s); trying again in %g s", _reason(error), wait)
+            time.sleep(wait)
+    raise AssertionError  # the last wait is None, which raises above
+
+
+@contextmanager
+def _translated(repository_id: str) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (errors.HTTPError, RuntimeError, OSError, ValueError) as error:
+        status = _status(error)
+        if status in (401, 403):
+            raise HubAccessError(repository_id, status) from error
+        raise HubError("Pushing to " + repository_id, _reason(error)) from error
+
+
+@contextmanager
+def _plain_uploads() -> Iterator[None]:
+    """Upload over HTTP, with a progress bar on a terminal only.
+
+    hf_xet is left out: it retries a refused upload for minutes and words every failure the same way.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars
+
+    held = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = True
+    quiet = nullcontext() if sys.stderr.isatty() else disable_progress_bars()
+    try:
+        with quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the client's own HTTP library
+            yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = held
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status behind an error of the client, or None if there was no answer."""
+    # A failed LFS upload is a bare RuntimeError with the real one as its cause.
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    return getattr(getattr(cause, "response", None), "status_code", None)
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    said = getattr(cause, "server_message", None) or str(cause)
+    return next(iter(said.splitlines()), "").rstrip(".") or type(cause).__name__

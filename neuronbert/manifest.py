@@ -1,0 +1,187 @@
+"""The schema of neuronbert.json: what an artifact holds and what its programs take and give.
+
+Owns: Manifest, its canonical text and its seal. Knows nothing of torch or paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from neuronbert.architectures import Answer
+from neuronbert.shapes import StaticShape
+from neuronbert.spec import AutoCast, AutoCastType
+
+FORMAT_VERSION: Final = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")]
+Dim = Annotated[int, Field(ge=1)]
+
+
+_NOT_JSON: Final = "is not a JSON object"
+_ALTERED: Final = "was altered: its seal doesn't match"
+
+
+class ManifestError(ValueError):
+    """The text isn't a manifest; the message says where. The artifact module words it for the user."""
+
+
+class FormatVersionError(ManifestError):
+    """The manifest is of a format that this version doesn't read."""
+
+    def __init__(self, found: object) -> None:
+        super().__init__(f"has format {found}")
+        self.found = found
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class InputSpec(_Data):
+    """One input, in the order that programs take it. Its values are whole numbers from 0 to `maximum`."""
+
+    name: str
+    dtype: Literal["int64"] = "int64"
+    maximum: int
+    default: int | None = None
+    """What fills it when the caller leaves it out; None if it must be given."""
+    padding: int = 0
+    """What fills the columns between the caller's length and the compiled one."""
+
+
+class OutputSpec(_Data):
+    """One output: its dimensions by meaning, with the sizes of those that aren't the call's own."""
+
+    name: str
+    dtype: Literal["float32"] = "float32"
+    dims: tuple[str, ...]
+    size: Dim | None = None
+    """The last dimension's size where it is the model's (hidden, labels, vocabulary); else None."""
+    answer: Answer
+
+
+class ProgramSpec(_Data):
+    """One compiled program: its static shape and the method of the file that runs it."""
+
+    batch_size: Dim
+    sequence_length: Dim
+    num_choices: Dim | None = None
+    method: Annotated[str, Field(pattern=r"^forward(_[0-9]+(x[0-9]+)+)?$")]
+
+    @property
+    def shape(self) -> StaticShape:
+        """The shape as the planner takes it."""
+        return StaticShape(self.batch_size, self.sequence_length, self.num_choices)
+
+
+class CompilerInfo(_Data):
+    """How the programs were made: every flag explicit, every version that matters."""
+
+    name: str
+    auto_cast: AutoCast
+    auto_cast_type: AutoCastType
+    flags: tuple[str, ...] = ()
+    versions: dict[str, str]
+
+
+class Source(_Data):
+    """The checkpoint that the programs were made from."""
+
+    model: str
+    """A Hub id, or the name of the local folder."""
+    path: str | None = None
+    """Where the local folder was; left out of what is published."""
+    revision: str | None = None
+    """The commit on the Hub."""
+    weights_sha256: Sha256
+    class_name: str
+    random_weights: tuple[str, ...] = ()
+    """Weights that the checkpoint lacked and that were initialised at random, on request."""
+
+
+class FileInfo(_Data):
+    """What a file must be."""
+
+    sha256: Sha256
+    size: Annotated[int, Field(ge=0)]
+
+
+class Manifest(_Data):
+    """The whole of neuronbert.json but for its seal."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    neuronbert_version: str
+    created: str
+    task: str
+    model_type: str
+    target: str
+    backend: str
+    program_file: FileName
+    inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1)]
+    programs: Annotated[tuple[ProgramSpec, ...], Field(min_length=1)]
+    compiler: CompilerInfo
+    source: Source
+    files: dict[FileName, FileInfo]
+
+    @property
+    def shapes(self) -> tuple[StaticShape, ...]:
+        """The static shape of every program, in order."""
+        return tuple(program.shape for program in self.programs)
+
+    def without_local_path(self) -> Self:
+        """The manifest to publish: it doesn't say where the checkpoint lay on this machine."""
+        return self.model_copy(update={"source": self.source.model_copy(update={"path": None})})
+
+
+def dump(manifest: Manifest) -> bytes:
+    """The content of neuronbert.json: canonical JSON that holds the digest of all the rest of itself."""
+    body = manifest.model_dump(mode="json")
+    return _render({**body, "seal": _seal(body)})
+
+
+def parse(content: bytes) -> Manifest:
+    """The manifest in the content of a file.
+
+    Raises:
+        FormatVersionError: it is one of another format.
+        ManifestError: it isn't one, or not a byte for byte canonical and sealed one.
+    """
+    body = _decode(content)
+    if body.get("format_version") != FORMAT_VERSION:
+        raise FormatVersionError(body.get("format_version"))
+    seal = body.pop("seal", None)
+    if seal != _seal(body) or content != _render({**body, "seal": seal}):
+        raise ManifestError(_ALTERED)
+    try:
+        return Manifest.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        problem = f"has a wrong {where or 'content'}: {first['msg']}"
+        raise ManifestError(problem) from error
+
+
+def _decode(content: bytes) -> dict[str, object]:
+    try:
+        body = json.loads(content.decode())
+        _render(body)  # as deep as it goes, so that what follows can't run out of stack
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(_NOT_JSON) from error
+    if not isinstance(body, dict):
+        raise ManifestError(_NOT_JSON)
+    return body
+
+
+def _render(body: dict[str, object]) -> bytes:
+    return (json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _seal(body: dict[str, object]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,199 @@
+"""Checkpoint to EncoderHead: positional tensors in, a tuple of tensors out.
+
+Owns: loading transformers' classes and naming what they give. Knows nothing of backends or artifacts.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from neuronbert.architectures import TASKS, Output, find_head, find_task, infer_task
+from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, UnknownTaskError
+from neuronbert.manifest import InputSpec, OutputSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from neuronbert.checkpoint import Checkpoint
+
+logger = logging.getLogger("neuronbert")
+
+
+class EncoderHead(nn.Module):
+    """A model with one head as a function of positional tensors.
+
+    Args:
+        model: A transformers model in eval mode.
+        inputs: The names of its inputs, in order.
+        outputs: The names of its outputs, in order.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self._inputs = tuple(inputs)
+        self._outputs = tuple(outputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The outputs, in order, for the inputs, in order."""
+        given = dict(zip(self._inputs, tensors, strict=True))
+        result = self.model(**given, return_dict=True)
+        return tuple(result[name] for name in self._outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedHead:
+    """An EncoderHead with what is known of it.
+
+    Attributes:
+        head: The module, in fp32 and eval mode.
+        task: The canonical name of its task.
+        class_name: transformers' class.
+        inputs: What it takes.
+        outputs: What it gives.
+        random_weights: Names of weights that the checkpoint lacked.
+    """
+
+    head: EncoderHead
+    task: str
+    class_name: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    random_weights: tuple[str, ...]
+
+
+def canonical_task(name: str, checkpoint: Checkpoint) -> str:
+    """The name in the task table for a task, one of optimum's synonyms for it, or "auto".
+
+    Raises:
+        UnknownTaskError: there is no such task.
+        TaskNotInferableError: it is "auto", and the checkpoint doesn't say.
+    """
+    if name == "auto":
+        return infer_task(checkpoint.architecture, checkpoint.class_names)
+    if name in TASKS:
+        return name
+    # optimum takes "pretraining" for feature extraction, which would drop both heads.
+    synonym = "pre-training" if name == "pretraining" else _optimum_synonym(name)
+    if synonym not in TASKS:
+        raise UnknownTaskError(name, sorted(TASKS))
+    return synonym
+
+
+def _optimum_synonym(name: str) -> str:
+    from optimum.exporters.tasks import TasksManager  # noqa: PLC0415  two seconds of imports for a rare spelling
+
+    return str(TasksManager.map_from_synonym(name))
+
+
+def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = False) -> LoadedHead:
+    """The head of a task with a checkpoint's weights, in fp32.
+
+    Args:
+        checkpoint: Where from.
+        task: A canonical task name.
+        allow_random_weights: Initialise what the checkpoint lacks, from seed 0, in place of refusing.
+
+    Raises:
+        UnsupportedHeadError: the architecture has no such head.
+        HeadWeightsMissingError: the checkpoint has no weights for it.
+        CheckpointCorruptError: the config or the weights don't make a model.
+    """
+    class_name = find_head(checkpoint.architecture, task)
+    outputs = find_task(task).outputs
+    model, missing = _load_model(checkpoint, class_name)
+    optional = {output.needs for output in outputs if output.needs}
+    if missing and all(name.split(".")[0] in optional for name in missing):
+        # Encoders are often saved without their pooler: such a program has no pooled output.
+        absent = {name.split(".")[0] for name in missing}
+        outputs = tuple(output for output in outputs if output.needs not in absent)
+        logger.info("the checkpoint has no %s; the program goes without", ", ".join(sorted(absent)))
+        missing = ()
+    if missing and not allow_random_weights:
+        raise HeadWeightsMissingError(task, class_name, missing)
+    if task == "text-generation" and not checkpoint.config.get("is_decoder"):
+        logger.warning("config.is_decoder is not set: as in transformers, every token sees those after it")
+    return LoadedHead(
+        head=EncoderHead(model, checkpoint.architecture.inputs, [o.name for o in outputs]).eval(),
+        task=task,
+        class_name=class_name,
+        inputs=_input_specs(checkpoint),
+        outputs=tuple(_output_spec(output, model.config) for output in outputs),
+        random_weights=missing,
+    )
+
+
+def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str, ...]]:
+    model_class = getattr(transformers, class_name)
+    settings = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+    config = {"use_cache": False, "attn_implementation": "sdpa", "output_loading_info": True}
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, info = model_class.from_pretrained(checkpoint.path, **settings, **config)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        OSError,
+        AttributeError,
+        ZeroDivisionError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointCorruptError(checkpoint.path, f"it makes no {class_name} ({reason})") from error
+    if info.get("mismatched_keys"):
+        key = sorted(info["mismatched_keys"])[0][0]
+        raise CheckpointCorruptError(checkpoint.path, f"{key} has another shape than its config says")
+    model.loss_function = None  # a program has no loss; transformers warns each time it looks for one
+    return model.eval(), tuple(sorted(info["missing_keys"]))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # What transformers says about loading (missing weights, head by head) is said here by an error or not at all.
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _input_specs(checkpoint: Checkpoint) -> tuple[InputSpec, ...]:
+    known = {
+        "input_ids": InputSpec(name="input_ids", maximum=checkpoint.vocabulary - 1, padding=checkpoint.pad_token_id),
+        "attention_mask": InputSpec(name="attention_mask", maximum=1, default=1),
+        "token_type_ids": InputSpec(name="token_type_ids", maximum=checkpoint.token_types - 1, default=0),
+    }
+    return tuple(known[name] for name in checkpoint.architecture.inputs)
+
+
+def _output_spec(output: Output, config: Any) -> OutputSpec:
+    sizes = {
+        "hidden": config.hidden_size,
+        "vocabulary": config.vocab_size,
+        "labels": config.num_labels,
+        "relation": 2,
+    }
+    return OutputSpec(
+        name=output.name,
+        dims=output.dims,
+        size=sizes.get(output.dims[-1]),
+        answer=output.answer,
+    )

@@ -1,0 +1,219 @@
+"""NeuronTracedModel: transformers' calling convention over a loaded artifact.
+
+Owns: from_pretrained (with export=True, the only place where loading meets exporting), calling, saving, pushing.
+Knows nothing of how programs run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+from optimum.modeling_base import OptimizedModel
+from transformers import AutoConfig
+from transformers import modeling_outputs as output_classes
+from transformers.models.bert import modeling_bert
+
+from neuronbert import hub
+from neuronbert.architectures import find_task
+from neuronbert.artifact import MANIFEST, Artifact, staged
+from neuronbert.checkpoint import Checkpoint
+from neuronbert.errors import InvalidOptionError, WrongHeadError
+from neuronbert.exporter import export as export_artifact
+from neuronbert.publishing import publish
+from neuronbert.runtime import Session
+from neuronbert.spec import ExportSpec, shapes_of
+
+if TYPE_CHECKING:
+    import os
+
+    from torch import Tensor
+    from transformers.utils import ModelOutput
+
+_SPEC_OPTIONS: Final = ("target", "auto_cast", "auto_cast_type", "allow_random_weights")
+
+
+class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is untyped
+    """A compiled encoder that is called like the transformers model it was made from.
+
+    Open one with `from_pretrained`. Calls take integer tensors of shape (batch, sequence), or (batch, choices,
+    sequence) for multiple choice, of any size up to the compiled one: they are padded and the outputs sliced back.
+    Inputs that weren't compiled are ignored; attention_mask and token_type_ids are filled where they are missing.
+
+    Attributes:
+        task: The task of the class, or None if it takes any.
+        model_type: The architecture of the class, or None if it takes any.
+        config: The model's transformers config.
+        session: The loaded artifact.
+    """
+
+    task: ClassVar[str | None] = None
+    model_type: ClassVar[str | None] = None
+
+    def __init__(self, session: Session, *, keep: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        config = AutoConfig.from_pretrained(str(session.artifact.path), local_files_only=True)
+        super().__init__(session, config)
+        self.session = session
+        self.keep = keep  # the artifact of a model that was exported on the fly lives as long as the model
+        name = find_task(session.manifest.task).output_class
+        self._output_class = getattr(output_classes, name, None) or getattr(modeling_bert, name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_id: str | os.PathLike[str],
+        *,
+        export: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load an artifact; or, with `export=True`, export a checkpoint and load the result.
+
+        Args:
+            model_id: An artifact (with export, a checkpoint): a local folder or a Hub id.
+            export: Compile a checkpoint. `save_pretrained` keeps the result.
+            revision: Branch, tag or commit of a Hub id.
+            token: For the Hub; None takes the one that is logged in.
+            options: With export: batch_size and sequence_length (required), num_choices, task, and the fields of
+                ExportSpec: target, auto_cast, auto_cast_type, allow_random_weights.
+
+        Raises:
+            WrongHeadError: the model is of another task or architecture than the class.
+            NeuronBertError: whatever else `export` or `Session.open` find wrong.
+
+        Example:
+            >>> from neuronbert import NeuronBertModel
+            >>> model = NeuronBertModel.from_pretrained(  # doctest: +SKIP
+            ...     "my-checkpoint/", export=True, batch_size=1, sequence_length=128)
+        """
+        if export:
+            return cls._export_and_load(str(model_id), revision, token, options)
+        if options:
+            name, value = next(iter(options.items()))
+            raise InvalidOptionError(name, value, "left out, or used together with export=True")
+        resolved = hub.resolve(str(model_id), revision=revision, token=token, files=None)
+        cls._check(Artifact.open(resolved.path, verify=False).manifest)
+        return cls(Session.open(resolved.path))
+
+    @classmethod
+    def _export_and_load(
+        cls, model_id: str, revision: str | None, token: str | bool | None, options: dict[str, Any]
+    ) -> Self:
+        checkpoint = Checkpoint.open(hub.resolve(model_id, revision=revision, token=token).path)
+        model_type = checkpoint.architecture.model_type
+        if cls.model_type not in (None, model_type):
+            raise WrongHeadError(cls.__name__, f"{cls.model_type} models", f"a {model_type} model")
+        spec = _spec(model_id, revision, cls.task, options)
+        keep = tempfile.TemporaryDirectory(prefix="neuronbert-")
+        artifact = export_artifact(spec, Path(keep.name, "artifact"), token=token)
+        return cls(Session.open(artifact.path), keep=keep)
+
+    @classmethod
+    def _check(cls, manifest: Any) -> None:
+        if cls.task not in (None, manifest.task):
+            raise WrongHeadError(cls.__name__, str(cls.task), manifest.task)
+        if cls.model_type not in (None, manifest.model_type):
+            raise WrongHeadError(cls.__name__, f"{cls.model_type} models", f"a {manifest.model_type} model")
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **others: Any,
+    ) -> ModelOutput:
+        """Run one call.
+
+        Args:
+            input_ids: Token ids, (batch, sequence) or (batch, choices, sequence).
+            attention_mask: 1 at real tokens, 0 at padding; all ones if left out.
+            token_type_ids: 0 in the first segment, 1 in the second; all zeros if left out.
+            others: Passed if the program takes them, ignored if not.
+
+        Returns:
+            transformers' output class for the task, of the caller's batch and sequence, in fp32.
+
+        Raises:
+            InputError: the call can't be run; the message says which input and why.
+        """
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+        }
+        return self._output_class(**self.session.run({**given, **others}))
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> None:
+        """Write the artifact to a directory, replacing an artifact that is there.
+
+        Args:
+            save_directory: Where to.
+            push_to_hub: Push it as well, with the options of `push_to_hub`.
+            options: Of `push_to_hub`.
+
+        Raises:
+            OutputExistsError: something else than an artifact is there.
+            StorageError: the directory can't be written.
+        """
+        artifact = self.session.artifact
+        if Path(save_directory).resolve() != artifact.path.resolve():
+            with staged(save_directory, overwrite=True) as folder:
+                for name in (*artifact.manifest.files, MANIFEST):
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(artifact.path / name, folder / name)
+        if push_to_hub:
+            self.push_to_hub(save_directory, **options)
+
+    def push_to_hub(
+        self,
+        save_directory: str | os.PathLike[str],
+        repository_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Push a saved artifact to the Hub in one commit.
+
+        Args:
+            save_directory: Where it was saved.
+            repository_id: "name" or "organisation/name"; made if it isn't there.
+            private: Make it private, if it is made.
+            revision: The branch; made if it isn't there.
+            token: For the Hub; None takes the one that is logged in.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            NotValidatedError: its validation failed.
+            HubError: the Hub refused, or can't be reached. HubAccessError if it is the token.
+        """
+        return publish(save_directory, repository_id, private=private, revision=revision, token=token)
+
+    # OptimizedModel asks its subclasses for these; saving here copies the artifact as it is.
+    _save_pretrained = save_pretrained
+
+
+def _spec(model_id: str, revision: str | None, task: str | None, options: dict[str, Any]) -> ExportSpec:
+    given = dict(options)
+    sizes = {name: given.pop(name, None) for name in ("batch_size", "sequence_length")}
+    for name, value in sizes.items():
+        if value is None:
+            raise InvalidOptionError(name, None, "given with export=True, as in batch_size=1, sequence_length=128")
+    shapes = shapes_of((sizes["batch_size"],), (sizes["sequence_length"],), given.pop("num_choices", None))
+    asked = given.pop("task", None)
+    if task is not None and asked not in (None, task):
+        raise InvalidOptionError("task", asked, f"{task}, or left out")
+    unknown = [name for name in given if name not in _SPEC_OPTIONS]
+    if unknown:
+        raise InvalidOptionError(unknown[0], given[unknown[0]], "left out: there is no such option")
+    return ExportSpec(model=model_id, shapes=shapes, task=task or asked or "auto", revision=revision, **given)

@@ -1,0 +1,61 @@
+"""Pad a call to a static shape, and slice its outputs back.
+
+Owns: both directions. Padding never reaches the caller. Knows nothing of tokenizers or backends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.nn.functional import pad as _pad
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from neuronbert.manifest import InputSpec, OutputSpec
+
+
+def pad(tensors: Sequence[Tensor], specs: Sequence[InputSpec], dims: tuple[int, ...]) -> list[Tensor]:
+    """The inputs, padded at the end of every dimension to a static shape.
+
+    A row that is all padding attends to its own first token: a softmax over nothing is not a number.
+
+    Args:
+        tensors: int64 tensors, all of one shape.
+        specs: Their specs, in the same order.
+        dims: (batch, sequence) or (batch, choices, sequence) of the static shape.
+    """
+    given = tuple(tensors[0].shape)
+    if given == dims:
+        return list(tensors)
+    widths: list[int] = []
+    for have, want in zip(reversed(given), reversed(dims), strict=True):
+        widths += [0, want - have]
+    padded = [_pad(tensor, widths, value=spec.padding) for tensor, spec in zip(tensors, specs, strict=True)]
+    if given[:-1] != dims[:-1]:
+        for tensor, spec in zip(padded, specs, strict=True):
+            if spec.name == "attention_mask":
+                tensor[given[0] :, ..., 0] = 1
+                if len(dims) == 3:
+                    tensor[:, given[1] :, 0] = 1
+    return padded
+
+
+def unpad(tensors: Sequence[Tensor], specs: Sequence[OutputSpec], dims: tuple[int, ...]) -> list[Tensor]:
+    """The outputs, sliced back to the caller's dimensions.
+
+    Args:
+        tensors: The outputs of a program.
+        specs: Their specs, in the same order.
+        dims: The caller's (batch, sequence) or (batch, choices, sequence).
+    """
+    sizes = {"batch": dims[0], "choices": dims[1], "sequence": dims[-1]}
+    sliced = []
+    for tensor, spec in zip(tensors, specs, strict=True):
+        for axis, name in enumerate(spec.dims):
+            if name in sizes and tensor.shape[axis] != sizes[name]:
+                tensor = tensor.narrow(axis, 0, sizes[name])
+        sliced.append(tensor)
+    return sliced

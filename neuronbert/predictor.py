@@ -1,0 +1,74 @@
+"""Texts to answers, for every task.
+
+Owns: Predictor: splits rows over calls. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from neuronbert import answers, hub, tokenization
+from neuronbert.errors import EmptyInputError
+from neuronbert.runtime import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from neuronbert.answers import Answer, Row
+
+
+_TEXTS: Final = "The list of texts"
+
+
+class Predictor:
+    """A loaded artifact with its tokenizer.
+
+    Args:
+        session: The loaded artifact.
+
+    Raises:
+        NoTokenizerError: the artifact has none.
+
+    Example:
+        >>> predictor = Predictor.from_pretrained("my-artifact/")  # doctest: +SKIP
+        >>> predictor.predict([{"text": "A sentence."}])  # doctest: +SKIP
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.task = session.manifest.task
+        self.tokenizer = tokenization.require(session.artifact.path)
+        self._settings = answers.settings(session.artifact.config())
+        self._rows = max(shape.batch_size for shape in session.manifest.shapes)
+        self._length = max(shape.sequence_length for shape in session.manifest.shapes)
+
+    @classmethod
+    def from_pretrained(cls, model: str, *, revision: str | None = None, token: str | bool | None = None) -> Predictor:
+        """Verify and load an artifact: a local folder or a Hub id."""
+        return cls(Session.open(hub.resolve(model, revision=revision, token=token, files=None).path))
+
+    def predict(self, rows: Sequence[Row], *, truncate: bool = False, top_k: int = 5) -> list[Answer]:
+        """Answer rows of text, as many as there are, in order.
+
+        Args:
+            rows: Mappings with the texts that the task takes: "text" (and "text_pair"), "question" and "context", or
+                "text" and "choices".
+            truncate: Cut rows that are longer than the program; by default they are an error.
+            top_k: How many candidates to give for a mask or a next token.
+
+        Raises:
+            InputError: a row can't be answered.
+        """
+        if not rows:
+            raise EmptyInputError(_TEXTS)
+        return [answer for call in self._calls(rows, truncate, top_k) for answer in self._answer(call)]
+
+    def _calls(self, rows: Sequence[Row], truncate: bool, top_k: int) -> Iterator[answers.Call]:
+        options: dict[str, Any] = {**self._settings, "top_k": top_k}
+        if truncate:
+            options["max_length"] = self._length
+        for first in range(0, len(rows), self._rows):
+            yield answers.encode(self.task, self.tokenizer, rows[first : first + self._rows], **options)
+
+    def _answer(self, call: answers.Call) -> list[Answer]:
+        return answers.READERS[self.task].decode(call, self.session.run(call.inputs))

@@ -1,0 +1,59 @@
+"""configs/*.toml to the options of an export.
+
+Owns: the recipe format: the fields of ExportSpec, with batch sizes and sequence lengths in place of shapes. Knows
+nothing of torch or the network.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from neuronbert.errors import MissingFileError, RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Sizes = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+class Recipe(BaseModel):
+    """A named export: what is left out is asked of the command line, or its default."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    model: str | None = None
+    task: str | None = None
+    batch_size: Sizes | None = None
+    sequence_length: Sizes | None = None
+    num_choices: int | None = None
+    revision: str | None = None
+    target: str | None = None
+    auto_cast: str | None = None
+    auto_cast_type: str | None = None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The options that a recipe file sets.
+
+    Raises:
+        MissingFileError: there is no such file.
+        RecipeError: it isn't TOML, or has fields that no export takes; all of them are named.
+    """
+    if not path.is_file():
+        raise MissingFileError(path)
+    try:
+        body = tomllib.loads(path.read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(path, [f"it is not TOML ({error})"]) from error
+    sizes = ("batch_size", "sequence_length")
+    listed = {key: tuple(value) if key in sizes and isinstance(value, list) else value for key, value in body.items()}
+    listed |= {key: (body[key],) for key in sizes if isinstance(body.get(key), int)}
+    try:
+        recipe = Recipe.model_validate(listed)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors()]
+        raise RecipeError(path, problems) from error
+    return recipe.model_dump(exclude_none=True)

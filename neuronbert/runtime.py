@@ -1,0 +1,162 @@
+"""A loaded artifact: named tensors in, named tensors out.
+
+Owns: Session: checks a call, picks the program, pads, runs, slices back. Knows nothing of how artifacts are made, nor of
+transformers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from neuronbert.artifact import Artifact
+from neuronbert.backends import registry
+from neuronbert.errors import (
+    ArtifactCorruptError,
+    BatchTooLargeError,
+    EmptyInputError,
+    InputDtypeError,
+    InputRangeError,
+    InputRankError,
+    InputShapeError,
+    InputTypeError,
+    MissingInputError,
+    SequenceTooLongError,
+)
+from neuronbert.padding import pad, unpad
+from neuronbert.shapes import smallest_fit
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from neuronbert.backends.base import Program
+    from neuronbert.manifest import InputSpec, Manifest, OutputSpec
+    from neuronbert.shapes import StaticShape
+
+_INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool})
+
+
+class Session:
+    """A verified artifact, loaded and ready to run. Calls from several threads are safe.
+
+    Args:
+        artifact: A verified artifact.
+        programs: Its programs by static shape.
+    """
+
+    def __init__(self, artifact: Artifact, programs: Mapping[StaticShape, Program]) -> None:
+        self.artifact = artifact
+        self._programs = dict(programs)
+        self._inputs = artifact.manifest.inputs
+        self._outputs = artifact.manifest.outputs
+        self._names = tuple(spec.name for spec in self._outputs)
+        self._shapes = {shape: tuple(_output_dims(spec, shape) for spec in self._outputs) for shape in programs}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Session:
+        """Verify and load the artifact in a directory.
+
+        Raises:
+            ArtifactError: it isn't one, or not what was written.
+            BackendUnavailableError: its target can't run here.
+        """
+        artifact = Artifact.open(path)
+        manifest = artifact.manifest
+        runtime = registry.runtime(manifest.backend, manifest.target)
+        return cls(artifact, runtime.load(artifact.program_path, manifest))
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the artifact says of itself."""
+        return self.artifact.manifest
+
+    def run(self, inputs: Mapping[str, Any], *, shape: StaticShape | None = None) -> dict[str, Tensor]:
+        """Run one call.
+
+        Args:
+            inputs: Integer tensors of shape (batch, sequence), or (batch, choices, sequence) for multiple choice, by
+                name. Those that the program doesn't take are ignored; attention_mask and token_type_ids are filled
+                where they are missing.
+            shape: Which program to run; by default the smallest that the call fits in.
+
+        Returns:
+            fp32 tensors by name, of the caller's batch and sequence, in the manifest's order.
+
+        Raises:
+            InputError: the call can't be run; the message says which input and why.
+        """
+        tensors, dims = self._check(inputs)
+        shape = shape or self._choose(dims)
+        with torch.no_grad():
+            outputs = self._programs[shape](*pad(tensors, self._inputs, shape.dims))
+        if tuple(tuple(output.shape) for output in outputs) != self._shapes[shape]:
+            found = ", ".join(str(list(output.shape)) for output in outputs)
+            expected = ", ".join(str(list(dims)) for dims in self._shapes[shape])
+            raise ArtifactCorruptError(self.artifact.path, f"gives outputs of shape {found} in place of {expected}")
+        return dict(zip(self._names, unpad(outputs, self._outputs, dims), strict=True))
+
+    def _check(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[int, ...]]:
+        tensors: list[Tensor] = []
+        for spec in self._inputs:
+            value = inputs.get(spec.name)
+            if value is None:
+                if spec.default is None:
+                    raise MissingInputError(spec.name, sorted(map(str, inputs)))
+                value = torch.full_like(tensors[0], spec.default)
+                tensors.append(value)
+                continue
+            tensors.append(_as_int64(spec, value))
+            self._check_dims(spec, tensors)
+            _check_range(spec, tensors[-1])
+        return tensors, tuple(tensors[0].shape)
+
+    def _check_dims(self, spec: InputSpec, tensors: list[Tensor]) -> None:
+        first, tensor = tensors[0], tensors[-1]
+        shape = self.manifest.programs[0].shape
+        if tensor.dim() != len(shape.dims):
+            expected = ("batch", "choices", "sequence") if shape.num_choices else ("batch", "sequence")
+            raise InputRankError(spec.name, tuple(tensor.shape), expected)
+        if tensor.shape != first.shape:
+            raise InputShapeError(spec.name, tuple(tensor.shape), self._inputs[0].name, tuple(first.shape))
+        if tensor.numel() == 0:
+            raise EmptyInputError(spec.name)
+
+    def _choose(self, dims: tuple[int, ...]) -> StaticShape:
+        shape = smallest_fit(self._programs, dims)
+        if shape is not None:
+            return shape
+        shapes = tuple(self._programs)
+        longest = max(shape.sequence_length for shape in shapes)
+        if dims[-1] > longest:
+            raise SequenceTooLongError(dims[-1], longest)
+        most_choices = max(shape.num_choices or 1 for shape in shapes)
+        if len(dims) == 3 and dims[1] > most_choices:
+            raise BatchTooLargeError("choices", dims[1], most_choices, "--num-choices")
+        most_rows = max(shape.batch_size for shape in shapes if shape.sequence_length >= dims[-1])
+        raise BatchTooLargeError("rows", dims[0], most_rows, "--batch-size")
+
+
+def _output_dims(spec: OutputSpec, shape: StaticShape) -> tuple[int, ...]:
+    sizes = {
+        "batch": shape.batch_size,
+        "sequence": shape.sequence_length,
+        "choices": shape.num_choices or 1,
+    }
+    return tuple(sizes.get(name, spec.size or 0) for name in spec.dims)
+
+
+def _as_int64(spec: InputSpec, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise InputTypeError(spec.name, type(value).__name__)
+    if value.dtype not in _INTEGERS:
+        raise InputDtypeError(spec.name, value.dtype)
+    return value.to(torch.int64)
+
+
+def _check_range(spec: InputSpec, tensor: Tensor) -> None:
+    low, high = (int(bound) for bound in torch.aminmax(tensor))
+    if low < 0 or high > spec.maximum:
+        raise InputRangeError(spec.name, low, high, spec.maximum)

