@@ -3,7 +3,8 @@
     NeuronBertError
     ├── UsageError                     what was asked can't be done as asked            exit code 2
     │   ├── UnknownTaskError, TaskNotInferableError, UnsupportedModelError, UnsupportedHeadError,
-    │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, SequenceExceedsPositionsError
+    │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, MissingOptionError,
+    │   │   SequenceExceedsPositionsError
     │   ├── OutputExistsError, RecipeError, LabelledDataError, WrongHeadError, NotValidatedError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
@@ -95,6 +96,13 @@ class InvalidOptionError(UsageError):
 
     def __init__(self, name: str, value: object, expected: str) -> None:
         super().__init__(f"{name} is {value!r}; it must be {expected}.")
+
+
+class MissingOptionError(UsageError):
+    """An option without a default that wasn't given."""
+
+    def __init__(self, name: str, example: str) -> None:
+        super().__init__(f"{name} is missing; give it, for example as in {example}.")
 
 
 class SequenceExceedsPositionsError(UsageError):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from neuronbert import hub
 from neuronbert.artifact import Artifact
+from neuronbert.checkpoint import Checkpoint
+from neuronbert.modeling import canonical_task
 from neuronbert.models import NeuronTracedModel
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ class NeuronBertForNextSentencePrediction(NeuronModelForNextSentencePrediction):
 
 
 class NeuronBertForPreTraining(NeuronModelForPreTraining):
-    """BERT with both of its heads: prediction_logits (batch, sequence, vocabulary), seq_relationship_logits (batch, 2)."""
+    """BERT with both heads: prediction_logits (batch, sequence, vocabulary), seq_relationship_logits (batch, 2)."""
 
     model_type = "bert"
 
@@ -143,19 +145,16 @@ class NeuronAutoModel:
         Returns:
             For instance a NeuronBertForMaskedLM.
         """
+        revision, token = options.pop("revision", None), options.pop("token", None)
         if options.get("export"):
-            exported = NeuronTracedModel.from_pretrained(model_id, **options)
-            return _class_of(exported.session.artifact)(exported.session, keep=exported.keep)
-        resolved = hub.resolve(
-            str(model_id),
-            revision=options.pop("revision", None),
-            token=options.pop("token", None),
-            files=None,
-        )
-        head = _class_of(Artifact.open(resolved.path, verify=False))
-        return head.from_pretrained(resolved.path, **options)
+            checkpoint = Checkpoint.open(hub.resolve(str(model_id), revision=revision, token=token).path)
+            task = canonical_task(options.pop("task", "auto"), checkpoint)
+            head = _find_class(checkpoint.architecture.model_type, task)
+            return head.from_pretrained(model_id, revision=revision, token=token, **options)
+        resolved = hub.resolve(str(model_id), revision=revision, token=token, files=None)
+        manifest = Artifact.open(resolved.path, verify=False).manifest
+        return _find_class(manifest.model_type, manifest.task).from_pretrained(resolved.path, **options)
 
 
-def _class_of(artifact: Artifact) -> type[NeuronTracedModel]:
-    manifest = artifact.manifest
-    return _BY_BOTH.get((manifest.model_type, manifest.task), _BY_TASK[manifest.task])
+def _find_class(model_type: str, task: str) -> type[NeuronTracedModel]:
+    return _BY_BOTH.get((model_type, task), _BY_TASK[task])

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -27,6 +27,7 @@ T = TypeVar("T")
 logger = logging.getLogger("neuronbert")
 
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_TOKEN: Final = re.compile(r"[!-~]+")
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
 _WAITS: Final = (1.0, 2.0, 4.0)
 """Seconds before a request is made again."""
@@ -72,13 +73,15 @@ def resolve(
         raise ModelNotFoundError(model, "there is no such folder")
     from huggingface_hub import errors, snapshot_download
 
+    token = _sound(token)
     try:
-        path = snapshot_download(
-            model,
-            revision=revision,
-            token=token,
-            allow_patterns=None if files is None else list(files),
-        )
+        with _quiet():
+            path = snapshot_download(
+                model,
+                revision=revision,
+                token=token,
+                allow_patterns=None if files is None else list(files),
+            )
     except errors.RevisionNotFoundError as error:
         raise ModelNotFoundError(model, f"the Hub has no revision {revision!r} of it") from error
     except errors.RepositoryNotFoundError as error:
@@ -114,16 +117,15 @@ def commit(
         The address of the commit.
 
     Raises:
-        InvalidOptionError: the repository's name can't be one.
+        InvalidOptionError: the repository's name can't be one, or the token.
         HubAccessError: the Hub refused the token.
         HubError: anything else went wrong.
     """
-    if not _REPOSITORY.fullmatch(repository_id):
-        raise InvalidOptionError("repository_id", repository_id, "a name, or organisation/name")
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token, library_name="neuronbert")
-    with _translated(repository_id), _plain_uploads():
+    _check_name(repository_id)
+    api = HfApi(token=_sound(token), library_name="neuronbert")
+    with _translated(repository_id), _quiet(), _plain_uploads():
         repository = _again(lambda: api.create_repo(repository_id, private=private, exist_ok=True)).repo_id
         if revision is not None:
             _again(lambda: api.create_branch(repository, branch=revision, exist_ok=True))
@@ -133,6 +135,30 @@ def commit(
             stale_is_ours=True,
         )
     return str(made.commit_url)
+
+
+def _check_name(repository_id: str) -> None:
+    from huggingface_hub import errors
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository_id)
+    except errors.HFValidationError as error:
+        expected = "a name, or organisation/name, as the Hub allows them"
+        raise InvalidOptionError("repository_id", repository_id, expected) from error
+
+
+def _sound(token: str | bool | None) -> str | bool | None:
+    """The token without the white space around it: HF_TOKEN often ends with a line break.
+
+    Raises:
+        InvalidOptionError: no request can carry it. The client would repeat it in its error.
+    """
+    if not isinstance(token, str):
+        return token
+    if not _TOKEN.fullmatch(token.strip()):
+        raise InvalidOptionError("token", "***", "one word of ASCII characters")
+    return token.strip()
 
 
 def _commit_once(
@@ -193,22 +219,36 @@ def _translated(repository_id: str) -> Iterator[None]:
 
 @contextmanager
 def _plain_uploads() -> Iterator[None]:
-    """Upload over HTTP, with a progress bar on a terminal only.
+    """Upload over HTTP.
 
     hf_xet is left out: it retries a refused upload for minutes and words every failure the same way.
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars
 
     held = constants.HF_HUB_DISABLE_XET
     constants.HF_HUB_DISABLE_XET = True
-    quiet = nullcontext() if sys.stderr.isatty() else disable_progress_bars()
     try:
-        with quiet, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of the client's own HTTP library
             yield
     finally:
         constants.HF_HUB_DISABLE_XET = held
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Progress bars on a terminal only, if the user hasn't said otherwise (HF_HUB_DISABLE_PROGRESS_BARS)."""
+    from huggingface_hub import constants, utils
+
+    said = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or utils.are_progress_bars_disabled()
+    if said or sys.stderr.isatty():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def _status(error: BaseException) -> int | None:

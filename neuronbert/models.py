@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -24,7 +25,8 @@ from neuronbert.errors import InvalidOptionError, WrongHeadError
 from neuronbert.exporter import export as export_artifact
 from neuronbert.publishing import publish
 from neuronbert.runtime import Session
-from neuronbert.spec import ExportSpec, shapes_of
+from neuronbert.shapes import StaticShape
+from neuronbert.spec import ExportSpec
 
 if TYPE_CHECKING:
     import os
@@ -52,11 +54,10 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
     task: ClassVar[str | None] = None
     model_type: ClassVar[str | None] = None
 
-    def __init__(self, session: Session, *, keep: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, session: Session) -> None:
         config = AutoConfig.from_pretrained(str(session.artifact.path), local_files_only=True)
         super().__init__(session, config)
         self.session = session
-        self.keep = keep  # the artifact of a model that was exported on the fly lives as long as the model
         name = find_task(session.manifest.task).output_class
         self._output_class = getattr(output_classes, name, None) or getattr(modeling_bert, name)
 
@@ -77,7 +78,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             export: Compile a checkpoint. `save_pretrained` keeps the result.
             revision: Branch, tag or commit of a Hub id.
             token: For the Hub; None takes the one that is logged in.
-            options: With export: batch_size and sequence_length (required), num_choices, task, and the fields of
+            options: With export: batch_size (1), sequence_length (128), num_choices, task, and these fields of
                 ExportSpec: target, auto_cast, auto_cast_type, allow_random_weights.
 
         Raises:
@@ -107,9 +108,14 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         if cls.model_type not in (None, model_type):
             raise WrongHeadError(cls.__name__, f"{cls.model_type} models", f"a {model_type} model")
         spec = _spec(model_id, revision, cls.task, options)
-        keep = tempfile.TemporaryDirectory(prefix="neuronbert-")
-        artifact = export_artifact(spec, Path(keep.name, "artifact"), token=token)
-        return cls(Session.open(artifact.path), keep=keep)
+        folder = tempfile.mkdtemp(prefix="neuronbert-")
+        try:
+            model = cls(Session.open(export_artifact(spec, Path(folder, "artifact"), token=token).path))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+        return model
 
     @classmethod
     def _check(cls, manifest: Any) -> None:
@@ -205,15 +211,11 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
 
 def _spec(model_id: str, revision: str | None, task: str | None, options: dict[str, Any]) -> ExportSpec:
     given = dict(options)
-    sizes = {name: given.pop(name, None) for name in ("batch_size", "sequence_length")}
-    for name, value in sizes.items():
-        if value is None:
-            raise InvalidOptionError(name, None, "given with export=True, as in batch_size=1, sequence_length=128")
-    shapes = shapes_of((sizes["batch_size"],), (sizes["sequence_length"],), given.pop("num_choices", None))
+    shape = StaticShape(given.pop("batch_size", 1), given.pop("sequence_length", 128), given.pop("num_choices", None))
     asked = given.pop("task", None)
     if task is not None and asked not in (None, task):
         raise InvalidOptionError("task", asked, f"{task}, or left out")
     unknown = [name for name in given if name not in _SPEC_OPTIONS]
     if unknown:
         raise InvalidOptionError(unknown[0], given[unknown[0]], "left out: there is no such option")
-    return ExportSpec(model=model_id, shapes=shapes, task=task or asked or "auto", revision=revision, **given)
+    return ExportSpec(model=model_id, shapes=(shape,), task=task or asked or "auto", revision=revision, **given)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuronbert.errors import MissingFileError, RecipeError
+from neuronbert.spec import AutoCast, AutoCastType
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Sizes = Annotated[tuple[int, ...], Field(min_length=1)]
+Size = Annotated[int, Field(ge=1)]
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]
 
 
 class Recipe(BaseModel):
@@ -26,13 +28,13 @@ class Recipe(BaseModel):
 
     model: str | None = None
     task: str | None = None
-    batch_size: Sizes | None = None
-    sequence_length: Sizes | None = None
-    num_choices: int | None = None
+    batch_sizes: Sizes | None = None
+    sequence_lengths: Sizes | None = None
+    num_choices: Size | None = None
     revision: str | None = None
     target: str | None = None
-    auto_cast: str | None = None
-    auto_cast_type: str | None = None
+    auto_cast: AutoCast | None = None
+    auto_cast_type: AutoCastType | None = None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -48,11 +50,9 @@ def load(path: Path) -> dict[str, Any]:
         body = tomllib.loads(path.read_bytes().decode())
     except (ValueError, RecursionError) as error:
         raise RecipeError(path, [f"it is not TOML ({error})"]) from error
-    sizes = ("batch_size", "sequence_length")
-    listed = {key: tuple(value) if key in sizes and isinstance(value, list) else value for key, value in body.items()}
-    listed |= {key: (body[key],) for key in sizes if isinstance(body.get(key), int)}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in body.items()}
     try:
-        recipe = Recipe.model_validate(listed)
+        recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors()]
         raise RecipeError(path, problems) from error

@@ -1,7 +1,7 @@
 """A loaded artifact: named tensors in, named tensors out.
 
-Owns: Session: checks a call, picks the program, pads, runs, slices back. Knows nothing of how artifacts are made, nor of
-transformers.
+Owns: Session: checks a call, picks the program, pads, runs, slices back. Knows nothing of how artifacts are made, nor
+of transformers.
 """
 
 from __future__ import annotations

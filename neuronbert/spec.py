@@ -57,7 +57,7 @@ class ExportSpec:
 
 
 def shapes_of(
-    batch_sizes: tuple[int, ...], sequence_lengths: tuple[int, ...], num_choices: int | None = None
+    batch_sizes: tuple[int, ...] = (1,), sequence_lengths: tuple[int, ...] = (128,), num_choices: int | None = None
 ) -> tuple[StaticShape, ...]:
     """Every batch size with every sequence length, smallest program first."""
     shapes = {StaticShape(b, s, num_choices) for b in batch_sizes for s in sequence_lengths}

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neuronbert.errors import InvalidOptionError
+from neuronbert.errors import MissingOptionError
 from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS
 
 from .. import _output
@@ -20,40 +20,31 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def export(
-    output: Annotated[Path, typer.Argument(help="The folder to make.")],
+    output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint folder or a Hub id.")] = None,
     task: Annotated[
-        str | None,
-        typer.Option(help="The head's task; auto reads it off the checkpoint. [default: auto]"),
+        str | None, typer.Option(help="The head's task; auto reads it off the checkpoint.", show_default="auto")
     ] = None,
     batch_size: Annotated[
-        str | None,
-        typer.Option(help="Rows of a call; several, as in 1,8, compile a program for each."),
+        str | None, typer.Option(help="Rows of a call. Several, as in 1,8: a program for each.", show_default="1")
     ] = None,
     sequence_length: Annotated[
-        str | None,
-        typer.Option(help="Tokens of a row; several, as in 32,128, compile a program for each."),
+        str | None, typer.Option(help="Tokens of a row. Several, as in 32,128: a program for each.", show_default="128")
     ] = None,
     num_choices: Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")] = None,
     target: Annotated[
         str | None,
-        typer.Option(
-            "--target",
-            "--instance-type",
-            help="What to compile for: cpu, or auto for the best found. [default: auto]",
-        ),
+        typer.Option("--target", "--instance-type", help="What to compile for: cpu or auto.", show_default="auto"),
     ] = None,
     auto_cast: Annotated[
-        str | None,
-        typer.Option(help=f"What is lowered: {', '.join(AUTO_CASTS)}. [default: matmul]"),
+        str | None, typer.Option(help=f"What is lowered: {', '.join(AUTO_CASTS)}.", show_default="matmul")
     ] = None,
     auto_cast_type: Annotated[
-        str | None, typer.Option(help=f"To what: {', '.join(AUTO_CAST_TYPES)}. [default: bf16]")
+        str | None, typer.Option(help=f"To what: {', '.join(AUTO_CAST_TYPES)}.", show_default="bf16")
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with these options; given ones win.")] = None,
     allow_random_weights: Annotated[
-        bool,
-        typer.Option(help="Initialise a head that the checkpoint lacks, in place of refusing."),
+        bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")] = False,
     revision: Revision = None,
@@ -67,8 +58,8 @@ def export(
     given = {
         "model": model,
         "task": task,
-        "batch_size": None if batch_size is None else sizes("--batch-size", batch_size),
-        "sequence_length": None if sequence_length is None else sizes("--sequence-length", sequence_length),
+        "batch_sizes": None if batch_size is None else sizes("--batch-size", batch_size),
+        "sequence_lengths": None if sequence_length is None else sizes("--sequence-length", sequence_length),
         "num_choices": num_choices,
         "target": target,
         "auto_cast": auto_cast,
@@ -78,7 +69,7 @@ def export(
     with _output.progress() as progress:
         from neuronbert import recipes
 
-        options = {**_DEFAULTS, **(recipes.load(recipe) if recipe else {})}
+        options = recipes.load(recipe) if recipe else {}
         options |= {name: value for name, value in given.items() if value is not None}
         spec = _spec(options, allow_random_weights)
         from neuronbert import export as run
@@ -96,8 +87,7 @@ def export(
 def _spec(options: dict[str, Any], allow_random_weights: bool) -> Any:
     from neuronbert.spec import ExportSpec, shapes_of
 
-    for name in ("model", "batch_size", "sequence_length"):
-        if options.get(name) is None:
-            raise InvalidOptionError("--" + name.replace("_", "-"), None, "given, here or in the recipe")
-    shapes = shapes_of(options.pop("batch_size"), options.pop("sequence_length"), options.pop("num_choices", None))
-    return ExportSpec(shapes=shapes, allow_random_weights=allow_random_weights, **options)
+    if "model" not in options:
+        raise MissingOptionError("--model", "--model my-checkpoint/")
+    sizes = {name: options.pop(name) for name in ("batch_sizes", "sequence_lengths", "num_choices") if name in options}
+    return ExportSpec(shapes=shapes_of(**sizes), allow_random_weights=allow_random_weights, **options)
