@@ -23,7 +23,7 @@ def exit_code(error: NeuronBertError) -> int:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Run a command; what goes wrong becomes one line on stderr and an exit code."""
+    """Around a command, or as its decorator: what goes wrong becomes one line on stderr and an exit code."""
     logging.basicConfig(format="neuronbert: %(message)s", level=logging.ERROR)
     logging.getLogger("neuronbert").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _interrupt)

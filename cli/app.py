@@ -24,11 +24,8 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
-app.command()(export)
-app.command()(validate)
-app.command()(predict)
-app.command()(inspect)
-app.command("push-to-hub")(push_to_hub)
+for command in (export, validate, predict, inspect, push_to_hub):
+    app.command()(reported()(command))
 
 
 def _version(asked: bool) -> None:
@@ -48,5 +45,4 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
-    with reported():
-        app()
+    app()

@@ -237,18 +237,25 @@ def _plain_uploads() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Progress bars on a terminal only, if the user hasn't said otherwise (HF_HUB_DISABLE_PROGRESS_BARS)."""
+    """Keep the client from stderr: its warnings, of what it tries again; its bars, but on a terminal.
+
+    What the user has asked of it stays (HF_HUB_VERBOSITY, HF_HUB_DISABLE_PROGRESS_BARS).
+    """
     from huggingface_hub import constants, utils
 
+    held = utils.logging.get_verbosity()
     said = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or utils.are_progress_bars_disabled()
-    if said or sys.stderr.isatty():
-        yield
-        return
-    utils.disable_progress_bars()
+    drawn = said or sys.stderr.isatty()
+    if held == logging.WARNING:
+        utils.logging.set_verbosity(logging.ERROR)
+    if not drawn:
+        utils.disable_progress_bars()
     try:
         yield
     finally:
-        utils.enable_progress_bars()
+        utils.logging.set_verbosity(held)
+        if not drawn:
+            utils.enable_progress_bars()
 
 
 def _status(error: BaseException) -> int | None:

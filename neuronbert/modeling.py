@@ -140,21 +140,15 @@ def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model, info = model_class.from_pretrained(checkpoint.path, **settings, **config)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        OSError,
-        AttributeError,
-        ZeroDivisionError,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointCorruptError(checkpoint.path, f"it makes no {class_name} ({reason})") from error
     if info.get("mismatched_keys"):
         key = sorted(info["mismatched_keys"])[0][0]
         raise CheckpointCorruptError(checkpoint.path, f"{key} has another shape than its config says")
-    model.loss_function = None  # a program has no loss; transformers warns each time it looks for one
+    for module in model.modules():
+        if isinstance(module, transformers.PreTrainedModel):
+            module.loss_function = None  # a program has no loss; transformers warns each time it looks for one
     return model.eval(), tuple(sorted(info["missing_keys"]))
 
 

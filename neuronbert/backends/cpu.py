@@ -6,6 +6,7 @@ measured against. Weights lie in the file as they are and are folded (rounded, t
 
 from __future__ import annotations
 
+import os
 import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ import torch
 
 from neuronbert.backends.autocast import AutoCast
 from neuronbert.backends.base import Availability, Compiled
-from neuronbert.errors import ArtifactCorruptError, StorageError
+from neuronbert.errors import ArtifactCorruptError
 from neuronbert.manifest import CompilerInfo, ProgramSpec
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from neuronbert.spec import ExportSpec
 
 PROGRAM_FILE: Final = "model.neuron"
+_FILE_OVERHEAD: Final = 4 << 20
+"""Bytes of a program file beside its weights, generously."""
 _AVAILABLE: Final = Availability(ok=True)
 _FORBIDDEN: Final = (
     "aten::from_file",
@@ -121,11 +124,11 @@ def _name_methods(shapes: tuple[StaticShape, ...]) -> tuple[ProgramSpec, ...]:
 
 
 def _save(module: Any, path: Path) -> None:
-    try:
-        torch.jit.save(module, str(path))
-    except RuntimeError as error:
-        # The writer reports a full or read-only disk as a RuntimeError of many lines.
-        raise StorageError(path.name, str(error).splitlines()[0]) from error
+    # TorchScript's writer aborts the whole process when the disk is full, so the room is claimed first.
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size + _FILE_OVERHEAD)
+    torch.jit.save(module, str(path))
 
 
 def _refuse_effects(module: Any, methods: list[str], path: Path) -> None:
