@@ -90,7 +90,7 @@ def canonical_task(name: str, checkpoint: Checkpoint) -> str:
 
 
 def _optimum_synonym(name: str) -> str:
-    from optimum.exporters.tasks import TasksManager  # noqa: PLC0415  two seconds of imports for a rare spelling
+    from optimum.exporters.tasks import TasksManager  # noqa: PLC0415  a second of imports for a rare spelling
 
     return str(TasksManager.map_from_synonym(name))
 

@@ -58,6 +58,7 @@ def save_tiny(folder: Path, minilm: Path, task: str, **settings: Any) -> Path:
     if task == "token-classification":
         config.id2label = LABELS
         config.label2id = {label: index for index, label in LABELS.items()}
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     model = getattr(transformers, ARCHITECTURES["bert"].heads[task])(config)
     model.save_pretrained(folder)
