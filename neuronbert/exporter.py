@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuronbert import card, hub, inputs, modeling
@@ -21,9 +23,7 @@ from neuronbert.errors import InvalidShapeError, StorageError
 from neuronbert.manifest import Manifest, Source
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
-    from pathlib import Path
 
     from neuronbert.backends.base import Compiled
     from neuronbert.hub import Resolved
@@ -103,10 +103,11 @@ def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) ->
 
 
 def _source(spec: ExportSpec, resolved: Resolved, checkpoint: Checkpoint, loaded: LoadedHead) -> Source:
-    local = resolved.revision is None
+    # resolve() would lose the name of a link, which may be the only one that says anything.
+    local = Path(os.path.abspath(resolved.path)) if resolved.revision is None else None  # noqa: PTH100
     return Source(
-        model=resolved.path.resolve().name if local else spec.model,
-        path=str(resolved.path.resolve()) if local else None,
+        model=local.name if local else spec.model,
+        path=str(local) if local else None,
         revision=resolved.revision,
         weights_sha256=checkpoint.weights_sha256(),
         class_name=loaded.class_name,

@@ -54,8 +54,11 @@ def show_similarities(folder: str) -> None:
 def main() -> None:
     """Run the whole demonstration in the folder named by the first argument."""
     folder = sys.argv[1]
-    recipe = Path(__file__).parent.parent / "configs" / "embeddings.toml"
-    run("export", "--recipe", str(recipe), "--model", str(sample_checkpoint()), "--force", folder)
+    checkpoint = Path(folder).parent / "all-MiniLM-L6-v2"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.unlink(missing_ok=True)
+    checkpoint.symlink_to(sample_checkpoint())
+    run("export", "--recipe", "configs/embeddings.toml", "--model", str(checkpoint), "--force", folder)
     run("validate", folder)
     show_similarities(folder)
 
