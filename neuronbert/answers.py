@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from neuronbert.errors import (
+    EmptyInputError,
     EmptyTextError,
     InvalidTextError,
     MissingTextError,
     NoMaskError,
+    QuestionTooLongError,
     UnevenRowsError,
 )
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     Row = Mapping[str, Any]
     Answer = dict[str, Any]
 
+_ROWS: Final = "The list of texts"
 MAX_ANSWER_TOKENS: Final = 30
 """The longest answer looked for in question answering."""
 
@@ -82,15 +85,13 @@ def encode(task: str, tokenizer: Any, rows: Sequence[Row], **options: Any) -> Ca
     Raises:
         TextError: a row lacks a text, or has an empty one.
     """
+    if not rows:
+        raise EmptyInputError(_ROWS)
     reader = READERS[task]
     for row in rows:
         _check_row(row, reader)
-    max_length = options.pop("max_length", None)
     firsts, seconds = _texts(reader, rows)
-    truncation: dict[str, Any] = {}
-    if max_length is not None:
-        strategy = "only_second" if task == "question-answering" else "longest_first"
-        truncation = {"truncation": strategy, "max_length": max_length}
+    truncation = _truncation(task, tokenizer, firsts, options.pop("max_length", None))
     encoding = tokenizer(
         firsts,
         seconds,
@@ -100,14 +101,31 @@ def encode(task: str, tokenizer: Any, rows: Sequence[Row], **options: Any) -> Ca
         return_special_tokens_mask=True,
         **truncation,
     )
+    for index in range(len(firsts)):
+        found = set(encoding.sequence_ids(index))
+        for place, name in enumerate(("text", "second text")[: 1 + (seconds is not None)]):
+            if place not in found:  # white space of a kind that the tokenizer drops
+                raise EmptyTextError(name)
     inputs = {name: encoding[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoding}
     if reader.many:
         inputs = {name: tensor.view(len(rows), -1, tensor.shape[-1]) for name, tensor in inputs.items()}
     return Call(rows, encoding, inputs, tokenizer, **options)
 
 
+def _truncation(task: str, tokenizer: Any, firsts: list[str], max_length: int | None) -> dict[str, Any]:
+    if max_length is None:
+        return {}
+    if task != "question-answering":
+        return {"truncation": "longest_first", "max_length": max_length}
+    for question in firsts:
+        taken = len(tokenizer(question)["input_ids"]) + 1  # and the separator after the context
+        if taken >= max_length:
+            raise QuestionTooLongError(taken, max_length)
+    return {"truncation": "only_second", "max_length": max_length}
+
+
 def _check_row(row: Row, reader: Reader) -> None:
-    second = [reader.optional] if row.get(reader.optional) is not None else []
+    second = [reader.optional] if reader.optional and row.get(reader.optional) is not None else []
     for name in (*reader.fields, *second):
         if not isinstance(row.get(name), str):
             raise MissingTextError(name, list(row))
@@ -137,7 +155,7 @@ def _texts(reader: Reader, rows: Sequence[Row]) -> tuple[list[str], list[str] | 
         return firsts, [text for row in rows for text in row[reader.many]]
     firsts = [row[reader.fields[0]] for row in rows]
     name = reader.fields[1] if len(reader.fields) > 1 else reader.optional
-    seconds = [row[name] for row in rows if row.get(name) is not None]
+    seconds = [row[name] for row in rows if name and row.get(name) is not None]
     if seconds and len(seconds) < len(rows):
         raise UnevenRowsError(name)
     return firsts, seconds or None
@@ -192,41 +210,51 @@ def _decode_label(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
     ]
 
 
-def token_labels(call: Call, outputs: Mapping[str, Tensor], row: int) -> list[tuple[int, int, str, float]]:
-    """For each word piece of a row's text: start, end, label, score."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A word piece of a text: where it stands, which word it is of, and what it was labelled."""
+
+    start: int
+    end: int
+    word: int | None
+    label: str
+    score: float
+
+
+def _label_pieces(call: Call, outputs: Mapping[str, Tensor], row: int) -> list[_Piece]:
     scores = torch.softmax(outputs["logits"][row], dim=-1)
     offsets = call.encoding["offset_mapping"][row].tolist()
-    special = call.encoding["special_tokens_mask"][row].tolist()
+    words = call.encoding.word_ids(row)
     found = []
     for place, (start, end) in enumerate(offsets):
-        if not special[place] and end > start:
+        if words[place] is not None and end > start:
             best = int(scores[place].argmax())
-            found.append((start, end, call.labels.get(best, f"LABEL_{best}"), float(scores[place, best])))
+            label = call.labels.get(best, f"LABEL_{best}")
+            found.append(_Piece(start, end, words[place], label, float(scores[place, best])))
     return found
 
 
 def _decode_tokens(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
     return [
-        {"entities": _group(str(row["text"]), token_labels(call, outputs, index))}
+        {"entities": _group(str(row["text"]), _label_pieces(call, outputs, index))}
         for index, row in enumerate(call.rows)
     ]
 
 
-def _group(text: str, pieces: list[tuple[int, int, str, float]]) -> list[Answer]:
-    # Neighbouring pieces of one entity are one answer; B- begins a new one unless it goes on inside a word.
+def _group(text: str, pieces: list[_Piece]) -> list[Answer]:
+    # Neighbouring pieces of one kind are one entity; B- begins another, unless it stands inside a word.
     groups: list[dict[str, Any]] = []
-    for start, end, label, score in pieces:
-        kind = label[2:] if label[:2] in ("B-", "I-") else label
+    for piece in pieces:
+        kind = piece.label[2:] if piece.label[:2] in ("B-", "I-") else piece.label
         if kind == "O":
             continue
         last = groups[-1] if groups else None
-        inside = last is not None and start == last["end"]
-        goes_on = last is not None and last["label"] == kind and text[last["end"] : start].strip() == ""
-        if last is not None and goes_on and (inside or not label.startswith("B-")):
-            last["end"] = end
-            last["scores"].append(score)
+        if last is not None and _goes_on(last, piece, kind, text):
+            last.update(end=piece.end, word=piece.word)
+            last["scores"].append(piece.score)
         else:
-            groups.append({"label": kind, "start": start, "end": end, "scores": [score]})
+            found = {"label": kind, "start": piece.start, "end": piece.end, "word": piece.word}
+            groups.append({**found, "scores": [piece.score]})
     return [
         {
             "label": group["label"],
@@ -237,6 +265,12 @@ def _group(text: str, pieces: list[tuple[int, int, str, float]]) -> list[Answer]
         }
         for group in groups
     ]
+
+
+def _goes_on(last: Answer, piece: _Piece, kind: str, text: str) -> bool:
+    if last["label"] != kind or text[last["end"] : piece.start].strip():
+        return False
+    return piece.word == last["word"] or not piece.label.startswith("B-")
 
 
 def _decode_span(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
@@ -323,6 +357,6 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     names = config.get("id2label")
     named = names.items() if isinstance(names, dict) else ()
     return {
-        "labels": {int(index): str(name) for index, name in named if str(index).isdigit()},
+        "labels": {int(index): str(name) for index, name in named if str(index).isdecimal()},
         "independent": config.get("problem_type") == "multi_label_classification",
     }

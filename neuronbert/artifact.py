@@ -39,9 +39,10 @@ REPORT: Final = "validation.json"
 CARD: Final = "README.md"
 CONFIG: Final = "config.json"
 _MAX_MANIFEST_BYTES: Final = 16 << 20
+_OLD: Final = "old"
 _STORAGE_ERRNOS: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
-    | {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT}
+    | {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTEMPTY}
 )
 
 
@@ -73,6 +74,9 @@ class Artifact:
         """
         folder = Path(path)
         artifact = cls(folder, _read_manifest(folder))
+        for name in (artifact.manifest.program_file, CONFIG):
+            if name not in artifact.manifest.files:
+                raise ArtifactCorruptError(folder / MANIFEST, f"has no digest of {name}")
         if verify:
             for name, info in artifact.manifest.files.items():
                 _verify(folder / name, info)
@@ -109,7 +113,7 @@ class Artifact:
         path = self.path / REPORT
         try:
             report = from_json(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactCorruptError(path, "is not a validation report") from error
         programs = self.manifest.files[self.manifest.program_file].sha256
         return report if report.program_sha256 == programs else None
@@ -142,10 +146,9 @@ def seal(
         changed: Names for which `known` no longer holds.
     """
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
-        name = path.relative_to(folder).as_posix()
+    for name in sorted(_names(folder) - {MANIFEST}):
         old = (known or {}).get(name)
-        files[name] = _describe(path) if old is None or name in changed else old
+        files[name] = _describe(folder / name) if old is None or name in changed else old
     sealed = manifest.model_copy(update={"files": files})
     (folder / MANIFEST).write_bytes(schema.dump(sealed))
     return sealed
@@ -159,32 +162,40 @@ def staged(output: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
 
     Args:
         output: The directory to make. An empty one may be there already.
-        overwrite: Replace an artifact that is there. Anything else is never replaced.
+        overwrite: Replace an artifact that is there, but for the files in it that aren't its own. Anything else is
+            never replaced.
 
     Raises:
         OutputExistsError: something is there that may not be replaced.
         StorageError: the disk is full, or may not be written.
     """
-    target = Path(os.path.abspath(output))  # noqa: PTH100  resolve() would follow a link that must be replaced itself
-    _refuse_existing(target, overwrite=overwrite)
+    target = Path(output)
+    made: list[Path] = []
     try:
+        target = target.resolve()
+        _refuse_existing(target, overwrite=overwrite)
+        made = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        folder, lock = _claim(target)
     except OSError as error:
+        _remove_empty(made)
         raise _storage_error(target, error) from error
-    with _locked(folder):
-        try:
-            yield folder
-            _sync(folder)
-            folder.chmod(0o777 & ~_umask())
-            _move(folder, target, overwrite=overwrite)
-        except OSError as error:
-            if error.errno in _STORAGE_ERRNOS:
-                raise _storage_error(target, error) from error
+    try:
+        yield folder
+        _sync(folder)
+        folder.chmod(0o777 & ~_umask())
+        _move(folder, target, overwrite=overwrite)
+        made = []
+    except OSError as error:
+        # An error of the block's own, about a file elsewhere, is not about the disk that is written to.
+        elsewhere = error.filename is not None and not _is_below(error.filename, folder, target)
+        if elsewhere or error.errno not in _STORAGE_ERRNOS:
             raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        raise _storage_error(target, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+        _remove_empty(made)
 
 
 def _refuse_existing(target: Path, *, overwrite: bool) -> None:
@@ -194,46 +205,80 @@ def _refuse_existing(target: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(target, replaceable=(target / MANIFEST).is_file())
 
 
+def _claim(target: Path) -> tuple[Path, int]:
+    """A new hidden folder beside the target, and its lock: it ends with the process, however that ends."""
+    with _lock(target.parent):
+        _remove_abandoned(target)
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return folder, handle
+
+
 def _move(folder: Path, target: Path, *, overwrite: bool) -> None:
-    _refuse_existing(target, overwrite=overwrite)
-    if not (target / MANIFEST).is_file():
-        folder.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    with _locked(aside):
-        target.rename(aside / target.name)
-        try:
+    with _lock(target.parent):
+        _refuse_existing(target, overwrite=overwrite)
+        if not (target / MANIFEST).is_file():
             folder.rename(target)
-        except OSError:
-            (aside / target.name).rename(target)
+            return
+        _keep_others(target, folder)
+        aside = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+        try:
+            target.rename(aside / _OLD)
+            folder.rename(target)
+        except BaseException:
+            if not target.exists():
+                (aside / _OLD).rename(target)
             raise
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            if target.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """What lies in an artifact's folder and isn't the artifact's (notes, .git) stays in its successor."""
+    own = {MANIFEST, *_read_manifest(old).files}
+    for name in _names(old) - own - _names(new):
+        _link_or_copy(old / name, new / name)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for folder in target.parent.glob(f"{_prefix(target)}*"):
+        with suppress(OSError), _lock(folder, wait=False):
+            kept = folder / _OLD
+            if kept.exists() and not target.exists():  # killed between the two renames of _move
+                kept.rename(target)
+            shutil.rmtree(folder)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # The lock ends with the process, however it ends; a folder without one is nobody's any more.
+def _lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(handle)
 
 
-def _remove_abandoned(target: Path) -> None:
-    for folder in target.parent.glob(f".{target.name}.partial-*"):
+def _prefix(target: Path) -> str:
+    # Not the name itself: it may be as long as a name can be, or hold what a pattern takes for more than itself.
+    return f".neuronbert-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]}-"
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _is_below(name: object, *folders: Path) -> bool:
+    path = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else None
+    return path is not None and any(path.is_relative_to(folder) for folder in folders)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
         with suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                kept = folder / target.name
-                if kept.exists() and not target.exists():  # killed between the two renames of _move
-                    kept.rename(target)
-                shutil.rmtree(folder)
-            finally:
-                os.close(handle)
+            folder.rmdir()
 
 
 def _sync(folder: Path) -> None:
@@ -265,7 +310,11 @@ def _link_or_copy(source: Path, destination: Path) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise MissingFileError(folder) from error
+    if not there:
         raise MissingFileError(folder)
     if not path.is_file():
         raise NotAnArtifactError(folder)

@@ -6,16 +6,37 @@ Owns: README.md's text. Knows nothing of the Hub or torch.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from neuronbert.manifest import Manifest
     from neuronbert.report import ValidationReport
 
 
-def render(manifest: Manifest, report: ValidationReport | None) -> str:
-    """The card: what the artifact is, how it was validated, how to run it."""
-    parts = [_front_matter(manifest), _summary(manifest), _validation(report), _usage(manifest)]
+_EXAMPLES: Final[Mapping[str, object]] = {
+    "feature-extraction": {"text": "A man is playing a guitar."},
+    "fill-mask": {"text": "Paris is the [MASK] of France."},
+    "text-classification": {"text": "What a fine day."},
+    "token-classification": {"text": "Ada Lovelace lived in London."},
+    "question-answering": {"question": "Where did Ada live?", "context": "Ada Lovelace lived in London."},
+    "multiple-choice": {"text": "When it rains", "choices": ["the street gets wet.", "the moon is full."]},
+    "next-sentence-prediction": {"text": "It rains.", "text_pair": "We stay at home."},
+    "pre-training": {"text": "It [MASK].", "text_pair": "We stay at home."},
+    "text-generation": {"text": "The capital of France is"},
+}
+
+
+def render(manifest: Manifest, report: ValidationReport | None, place: str) -> str:
+    """The card: what the artifact is, how it was validated, how to run it.
+
+    Args:
+        manifest: Of the artifact.
+        report: Of its validation, if there was one.
+        place: What to open it by: a folder's name or a repository's.
+    """
+    parts = [_front_matter(manifest), _summary(manifest), _validation(report, place), _usage(manifest, place)]
     return "\n".join(parts)
 
 
@@ -31,7 +52,7 @@ def _summary(manifest: Manifest) -> str:
     cast = "none" if compiler.auto_cast == "none" else f"{compiler.auto_cast}, {compiler.auto_cast_type}"
     rows = {
         "Task": manifest.task,
-        "Checkpoint": f"`{source.model}`" + (f" at `{source.revision}`" if source.revision else ""),
+        "Checkpoint": f"`{_inline(source.model)}`" + (f" at `{source.revision}`" if source.revision else ""),
         "Head": f"`{source.class_name}`",
         "Target": manifest.target,
         "Static shapes": ", ".join(shape.name for shape in manifest.shapes),
@@ -42,15 +63,20 @@ def _summary(manifest: Manifest) -> str:
     if source.random_weights:
         rows["Random weights"] = ", ".join(f"`{name}`" for name in source.random_weights)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    title = f"# {source.model}, compiled by neuronbert"
+    title = f"# {_inline(source.model)}, compiled by neuronbert"
     return f"{title}\n\n| | |\n|---|---|\n{table}\n"
 
 
-def _validation(report: ValidationReport | None) -> str:
+def _inline(name: str) -> str:
+    # A folder may be called anything; Markdown's tables and headings end at some of it.
+    return "".join(char if char.isprintable() and char not in "|`" else "_" for char in name)
+
+
+def _validation(report: ValidationReport | None, place: str) -> str:
     if report is None:
-        return "## Validation\n\nNot validated. Do it with `neuronbert validate FOLDER`.\n"
+        return f"## Validation\n\nNot validated. Do it with `neuronbert validate {place}`.\n"
     verdict = "passed" if report.passed else "FAILED"
-    head = f"## Validation: {verdict}\n\nCompared with {report.reference} on {report.created}.\n"
+    head = f"## Validation: {verdict}\n\nCompared with {_inline(report.reference)} on {report.created}.\n"
     rows = [
         f"| {output} | {measure.name} | {measure.value:.6g} | {'at most' if measure.name == 'error' else 'at least'} "
         f"{measure.limit:g} | {count} | {'yes' if measure.passed else '**no**'} |"
@@ -68,11 +94,11 @@ def _metrics(report: ValidationReport) -> str:
     return "\n| metric | rows | program | reference |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
-def _usage(manifest: Manifest) -> str:
+def _usage(manifest: Manifest, place: str) -> str:
+    row = json.dumps(_EXAMPLES[manifest.task])
     return (
-        "## Use\n\n```python\nfrom neuronbert import NeuronAutoModel\nfrom transformers import AutoTokenizer\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained("THIS_REPOSITORY")\n'
-        'model = NeuronAutoModel.from_pretrained("THIS_REPOSITORY")\n'
-        'outputs = model(**tokenizer("A sentence.", return_tensors="pt"))\n'
-        f"print(outputs.{manifest.outputs[0].name}.shape)\n```\n"
+        "## Use\n\nWith texts, tokenized and answered:\n\n```python\nfrom neuronbert import Predictor\n\n"
+        f"predictor = Predictor.from_pretrained({json.dumps(place)})\nprint(predictor.predict([{row}]))\n```\n\n"
+        "With tensors, called like the transformers model:\n\n```python\nfrom neuronbert import NeuronAutoModel\n\n"
+        f"model = NeuronAutoModel.from_pretrained({json.dumps(place)})\n```\n"
     )

@@ -110,7 +110,7 @@ class Checkpoint:
     def pad_token_id(self) -> int:
         """The id that fills a row up."""
         value = self.config.get("pad_token_id")
-        return value if isinstance(value, int) and 0 <= value < self.vocabulary else 0
+        return value if type(value) is int and 0 <= value < self.vocabulary else 0
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -70,6 +70,8 @@ def problem(output: Tensor, reference: Tensor) -> str:
         return f"its shape is {list(output.shape)}, the reference's {list(reference.shape)}"
     if output.dtype != reference.dtype:
         return f"its dtype is {output.dtype}, the reference's {reference.dtype}"
+    if not bool(torch.isfinite(reference).all()):
+        return "the reference's own values are not finite"
     bad = int((~torch.isfinite(output)).sum())
     return f"{bad} of {output.numel()} values are not finite" if bad else ""
 
@@ -104,13 +106,13 @@ def _real(tensor: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _error(output: Tensor, reference: Tensor, mask: Tensor | None) -> float:
-    ours, theirs = _real(output, mask), _real(reference, mask)
+    ours, theirs = _real(output, mask).double(), _real(reference, mask).double()
     return float((ours - theirs).abs().max()) / _range(theirs)
 
 
 def _range(reference: Tensor) -> float:
     # Two values of one sign may lie close together far from zero (two labels, say): then it is their size that counts.
-    spread = float(reference.max() - reference.min())
+    spread = float(reference.max().double() - reference.min().double())
     return max(spread, float(reference.abs().max()), torch.finfo(torch.float32).tiny)
 
 
@@ -122,6 +124,7 @@ def _agreement(output: Tensor, reference: Tensor, mask: Tensor | None, spec: Out
     else:
         ours, theirs = _real(output, mask), _real(reference, mask)
     chosen = ours.argmax(dim=-1, keepdim=True)
+    theirs = theirs.double()
     margin = theirs.max(dim=-1, keepdim=True).values - theirs.gather(-1, chosen)
     slack = 2 * allowed * _range(_real(reference, mask))
     return float((margin <= slack).float().mean())

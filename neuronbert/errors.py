@@ -9,9 +9,10 @@
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
-    │           EmptyTextError, InvalidTextError, UnevenRowsError, NoMaskError)
+    │           EmptyTextError, InvalidTextError, UnevenRowsError, QuestionTooLongError, NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, HeadWeightsMissingError
+    │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   └── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
@@ -37,8 +38,22 @@ def _shape(dims: Sequence[int]) -> str:
     return "[" + ", ".join(str(dim) for dim in dims) + "]"
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line and without its full stop; or its name if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _printable(text: str) -> str:
+    # What comes from a file or a caller may hold line breaks, or the codes that a terminal obeys.
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class NeuronBertError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose. Its message is one printable line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))
 
 
 class UsageError(NeuronBertError):
@@ -271,6 +286,16 @@ class UnevenRowsError(TextError):
         super().__init__(f"The rows of one call differ in {name}: give all of them as many, or call one by one.")
 
 
+class QuestionTooLongError(TextError):
+    """A question that leaves no room for its context."""
+
+    def __init__(self, got: int, limit: int) -> None:
+        super().__init__(
+            f"The question takes {got} of the {limit} tokens that this artifact was compiled for, and leaves none for "
+            "its context. Shorten it, or export again with a longer --sequence-length."
+        )
+
+
 class NoMaskError(TextError):
     """A text without the token that is to be filled in."""
 
@@ -312,6 +337,13 @@ class HeadWeightsMissingError(CheckpointError):
             f"The checkpoint has no {task} head ({class_name} needs {shown}). Export the task it was trained for, "
             "or start from random weights with --allow-random-weights."
         )
+
+
+class TokenizerError(DataError):
+    """Tokenizer files that make no tokenizer."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"The tokenizer in {path} can't be loaded: {reason}.")
 
 
 class ArtifactError(DataError):
@@ -370,7 +402,7 @@ class HubError(UnavailableError):
     """The Hub didn't do what it was asked."""
 
     def __init__(self, action: str, reason: str) -> None:
-        super().__init__(f"{action} failed: {reason}. Nothing was changed on the Hub; try again.")
+        super().__init__(f"{action} failed: {reason}. A commit is made whole or not at all, so it can be tried again.")
 
 
 class HubAccessError(UnavailableError):
@@ -423,4 +455,4 @@ class ValidationFailedError(NeuronBertError):
 
     def __init__(self, failures: Sequence[str]) -> None:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        super().__init__(f"Validation failed: {failures[0]}{more}.")
+        super().__init__(f"Validation failed: {failures[0].rstrip('.')}{more}.")

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,19 +72,21 @@ def export(
         checkpoint = Checkpoint.open(resolved.path)
         task = modeling.canonical_task(spec.task, checkpoint)
         _check(spec, checkpoint, task, folder)
-        progress("loading the weights")
-        loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
-        examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
-        progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
-        compiled = compiler.compile(loaded.head, examples, spec, folder)
+        with ThreadPoolExecutor(1) as aside:
+            digest = aside.submit(checkpoint.weights_sha256)
+            progress("loading the weights")
+            loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
+            examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
+            progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
+            compiled = compiler.compile(loaded.head, examples, spec, folder)
         progress("writing the artifact")
-        source = _source(spec, resolved, checkpoint, loaded)
+        source = _source(spec, resolved, digest.result(), loaded)
         manifest = _manifest(checkpoint, loaded, compiled, source, (target, backend))
         for path in checkpoint.tokenizer_files():
             shutil.copyfile(path, folder / path.name)
         config = _config(checkpoint, manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(card.render(manifest, None), encoding="utf-8")
+        (folder / CARD).write_text(card.render(manifest, None, Path(output).name), encoding="utf-8")
         seal(folder, manifest)
     return Artifact.open(output, verify=False)
 
@@ -102,14 +105,14 @@ def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) ->
         raise StorageError(folder.parent, need)
 
 
-def _source(spec: ExportSpec, resolved: Resolved, checkpoint: Checkpoint, loaded: LoadedHead) -> Source:
+def _source(spec: ExportSpec, resolved: Resolved, digest: str, loaded: LoadedHead) -> Source:
     # resolve() would lose the name of a link, which may be the only one that says anything.
     local = Path(os.path.abspath(resolved.path)) if resolved.revision is None else None  # noqa: PTH100
     return Source(
         model=local.name if local else spec.model,
         path=str(local) if local else None,
         revision=resolved.revision,
-        weights_sha256=checkpoint.weights_sha256(),
+        weights_sha256=digest,
         class_name=loaded.class_name,
         random_weights=loaded.random_weights,
     )

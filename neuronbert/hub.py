@@ -93,7 +93,7 @@ def resolve(
 
 def commit(
     repository_id: str,
-    files: Mapping[str, Path | bytes],
+    files: Callable[[str], Mapping[str, Path | bytes]],
     *,
     message: str,
     private: bool | None = None,
@@ -107,7 +107,7 @@ def commit(
 
     Args:
         repository_id: "name" or "organisation/name"; made if it isn't there.
-        files: Path in the repository to the file or its content.
+        files: From the repository's full name: path in it to the file or its content.
         message: The commit's title.
         private: Make it private, if it is made.
         revision: The branch; made if it isn't there.
@@ -117,7 +117,7 @@ def commit(
         The address of the commit.
 
     Raises:
-        InvalidOptionError: the repository's name can't be one, or the token.
+        InvalidOptionError: the repository's name can't be one, or the token; or it is to be private and isn't.
         HubAccessError: the Hub refused the token.
         HubError: anything else went wrong.
     """
@@ -129,9 +129,12 @@ def commit(
         repository = _again(lambda: api.create_repo(repository_id, private=private, exist_ok=True)).repo_id
         if revision is not None:
             _again(lambda: api.create_branch(repository, branch=revision, exist_ok=True))
-        parent = _again(lambda: api.model_info(repository, revision=revision)).sha
+        info = _again(lambda: api.model_info(repository, revision=revision))
+        if private and not info.private:
+            raise InvalidOptionError("private", private, f"left out: {repository} is there already, and public")
+        content = files(repository)
         made = _again(
-            lambda: _commit_once(api, repository, files, message, revision, parent),
+            lambda: _commit_once(api, repository, content, message, revision, info.sha),
             stale_is_ours=True,
         )
     return str(made.commit_url)

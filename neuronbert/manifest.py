@@ -9,9 +9,10 @@ import hashlib
 import json
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neuronbert.architectures import Answer
+from neuronbert.errors import InvalidShapeError
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AutoCast, AutoCastType
 
@@ -22,6 +23,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0
 Dim = Annotated[int, Field(ge=1)]
 
 
+_TWICE: Final = "names and shapes must differ, and shapes have as many dimensions"
 _NOT_JSON: Final = "is not a JSON object"
 _ALTERED: Final = "was altered: its seal doesn't match"
 
@@ -72,6 +74,14 @@ class ProgramSpec(_Data):
     sequence_length: Dim
     num_choices: Dim | None = None
     method: Annotated[str, Field(pattern=r"^forward(_[0-9]+(x[0-9]+)+)?$")]
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        try:
+            StaticShape(self.batch_size, self.sequence_length, self.num_choices)
+        except InvalidShapeError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     @property
     def shape(self) -> StaticShape:
@@ -129,6 +139,16 @@ class Manifest(_Data):
     source: Source
     files: dict[FileName, FileInfo]
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for what in (self.inputs, self.outputs):
+            names = [spec.name for spec in what]
+            if len(set(names)) < len(names):
+                raise ValueError(_TWICE)
+        if len(set(self.shapes)) < len(self.shapes) or len({len(shape.dims) for shape in self.shapes}) > 1:
+            raise ValueError(_TWICE)
+        return self
+
     @property
     def shapes(self) -> tuple[StaticShape, ...]:
         """The static shape of every program, in order."""
@@ -137,6 +157,11 @@ class Manifest(_Data):
     def without_local_path(self) -> Self:
         """The manifest to publish: it doesn't say where the checkpoint lay on this machine."""
         return self.model_copy(update={"source": self.source.model_copy(update={"path": None})})
+
+
+def describe(content: bytes) -> FileInfo:
+    """What a file of this content must be."""
+    return FileInfo(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -153,8 +178,9 @@ def parse(content: bytes) -> Manifest:
         ManifestError: it isn't one, or not a byte for byte canonical and sealed one.
     """
     body = _decode(content)
-    if body.get("format_version") != FORMAT_VERSION:
-        raise FormatVersionError(body.get("format_version"))
+    version = body.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise FormatVersionError(version)
     seal = body.pop("seal", None)
     if seal != _seal(body) or content != _render({**body, "seal": seal}):
         raise ManifestError(_ALTERED)
@@ -164,7 +190,7 @@ def parse(content: bytes) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         problem = f"has a wrong {where or 'content'}: {first['msg']}"
-        raise ManifestError(problem) from error
+        raise ManifestError(" ".join(problem.split())) from error
 
 
 def _decode(content: bytes) -> dict[str, object]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from neuronbert.architectures import TASKS, Output, find_head, find_task, infer_task
-from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, UnknownTaskError
+from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, UnknownTaskError, first_line
 from neuronbert.manifest import InputSpec, OutputSpec
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str
             torch.manual_seed(0)
             model, info = model_class.from_pretrained(checkpoint.path, **settings, **config)
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointCorruptError(checkpoint.path, f"it makes no {class_name} ({reason})") from error
+        raise CheckpointCorruptError(checkpoint.path, f"it makes no {class_name} ({first_line(error)})") from error
     if info.get("mismatched_keys"):
         key = sorted(info["mismatched_keys"])[0][0]
         raise CheckpointCorruptError(checkpoint.path, f"{key} has another shape than its config says")

@@ -28,8 +28,6 @@ def pad(tensors: Sequence[Tensor], specs: Sequence[InputSpec], dims: tuple[int, 
         dims: (batch, sequence) or (batch, choices, sequence) of the static shape.
     """
     given = tuple(tensors[0].shape)
-    if given == dims:
-        return list(tensors)
     widths: list[int] = []
     for have, want in zip(reversed(given), reversed(dims), strict=True):
         widths += [0, want - have]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neuronbert import hub
-from neuronbert.artifact import MANIFEST, Artifact
+from neuronbert import card, hub
+from neuronbert.artifact import CARD, MANIFEST, Artifact
 from neuronbert.errors import NotValidatedError
-from neuronbert.manifest import dump
+from neuronbert.manifest import describe, dump
 
 if TYPE_CHECKING:
     import os
@@ -51,8 +51,13 @@ def publish(
     report = artifact.report()
     if report is not None and not report.passed and not force:
         raise NotValidatedError(path)
-    manifest = artifact.manifest
-    files: dict[str, Path | bytes] = {name: artifact.path / name for name in manifest.files}
-    files[MANIFEST] = dump(manifest.without_local_path())
+    manifest = artifact.manifest.without_local_path()
+
+    def files(repository: str) -> dict[str, Path | bytes]:
+        text = card.render(manifest, report, repository).encode()
+        sealed = manifest.model_copy(update={"files": {**manifest.files, CARD: describe(text)}})
+        own = {name: artifact.path / name for name in manifest.files}
+        return {**own, CARD: text, MANIFEST: dump(sealed)}
+
     message = f"{manifest.source.model}: {manifest.task}, {', '.join(shape.name for shape in manifest.shapes)}"
     return hub.commit(repository_id, files, message=message, private=private, revision=revision, token=token)

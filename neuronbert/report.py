@@ -6,12 +6,15 @@ Owns: ValidationReport and its JSON and JUnit forms. Knows nothing of how anythi
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 from xml.etree import ElementTree as Xml
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from neuronbert.errors import ValidationFailedError
+
+_XML_FORBIDS: Final = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 
 
 class _Data(BaseModel):
@@ -156,13 +159,19 @@ def to_junit(report: ValidationReport) -> str:
     """The report as JUnit XML: a test case a check."""
     suite = Xml.Element("testsuite", name=f"neuronbert validate {report.task}")
     for check in report.checks:
-        case = Xml.SubElement(suite, "testcase", classname=f"{report.task}.{check.shape}", name=check.name)
-        if not check.passed:
-            Xml.SubElement(case, "failure", message=check.failure).text = check.failure
+        _add_case(suite, f"{report.task}.{check.shape}", check.name, check.failure)
     if report.problem:
-        case = Xml.SubElement(suite, "testcase", classname=report.task, name="reference")
-        Xml.SubElement(case, "failure", message=report.problem).text = report.problem
+        _add_case(suite, report.task, "reference", report.problem)
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     Xml.indent(suite)
     return Xml.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _add_case(suite: Xml.Element, classname: str, name: str, failure: str) -> None:
+    case = Xml.SubElement(
+        suite, "testcase", classname=_XML_FORBIDS.sub("?", classname), name=_XML_FORBIDS.sub("?", name)
+    )
+    if failure:
+        text = _XML_FORBIDS.sub("?", failure)
+        Xml.SubElement(case, "failure", message=text).text = text

@@ -53,6 +53,8 @@ class Session:
         self._inputs = artifact.manifest.inputs
         self._outputs = artifact.manifest.outputs
         self._names = tuple(spec.name for spec in self._outputs)
+        self._rank = len(artifact.manifest.shapes[0].dims)
+        self._by_dims = {shape.dims: shape for shape in programs}
         self._shapes = {shape: tuple(_output_dims(spec, shape) for spec in self._outputs) for shape in programs}
 
     @classmethod
@@ -89,14 +91,16 @@ class Session:
             InputError: the call can't be run; the message says which input and why.
         """
         tensors, dims = self._check(inputs)
-        shape = shape or self._choose(dims)
+        shape = shape or self._by_dims.get(dims) or self._choose(dims)
+        full = dims == shape.dims
+        given = tensors if full else pad(tensors, self._inputs, shape.dims)
         with torch.no_grad():
-            outputs = self._programs[shape](*pad(tensors, self._inputs, shape.dims))
-        if tuple(tuple(output.shape) for output in outputs) != self._shapes[shape]:
+            outputs = self._programs[shape](*given)
+        if tuple([output.shape for output in outputs]) != self._shapes[shape]:
             found = ", ".join(str(list(output.shape)) for output in outputs)
             expected = ", ".join(str(list(dims)) for dims in self._shapes[shape])
             raise ArtifactCorruptError(self.artifact.path, f"gives outputs of shape {found} in place of {expected}")
-        return dict(zip(self._names, unpad(outputs, self._outputs, dims), strict=True))
+        return dict(zip(self._names, outputs if full else unpad(outputs, self._outputs, dims), strict=True))
 
     def _check(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[int, ...]]:
         tensors: list[Tensor] = []
@@ -115,9 +119,8 @@ class Session:
 
     def _check_dims(self, spec: InputSpec, tensors: list[Tensor]) -> None:
         first, tensor = tensors[0], tensors[-1]
-        shape = self.manifest.programs[0].shape
-        if tensor.dim() != len(shape.dims):
-            expected = ("batch", "choices", "sequence") if shape.num_choices else ("batch", "sequence")
+        if tensor.dim() != self._rank:
+            expected = ("batch", "choices", "sequence") if self._rank == 3 else ("batch", "sequence")
             raise InputRankError(spec.name, tuple(tensor.shape), expected)
         if tensor.shape != first.shape:
             raise InputShapeError(spec.name, tuple(tensor.shape), self._inputs[0].name, tuple(first.shape))
@@ -153,10 +156,11 @@ def _as_int64(spec: InputSpec, value: object) -> Tensor:
         raise InputTypeError(spec.name, type(value).__name__)
     if value.dtype not in _INTEGERS:
         raise InputDtypeError(spec.name, value.dtype)
-    return value.to(torch.int64)
+    return value if value.dtype is torch.int64 else value.to(torch.int64)
 
 
 def _check_range(spec: InputSpec, tensor: Tensor) -> None:
-    low, high = (int(bound) for bound in torch.aminmax(tensor))
+    lowest, highest = torch.aminmax(tensor)
+    low, high = int(lowest.item()), int(highest.item())
     if low < 0 or high > spec.maximum:
         raise InputRangeError(spec.name, low, high, spec.maximum)

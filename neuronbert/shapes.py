@@ -38,6 +38,8 @@ class StaticShape:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidShapeError(name, value, "a whole number, 1 or more")
+            if value > MAX_TOKENS:
+                raise InvalidShapeError(name, f"more than {MAX_TOKENS}", "less")
         if self.tokens > MAX_TOKENS:
             raise InvalidShapeError("shape", self.name, f"at most {MAX_TOKENS} tokens in all, this is {self.tokens}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from neuronbert.checkpoint import TOKENIZER_FILES
-from neuronbert.errors import DataError, NoTokenizerError
+from neuronbert.errors import NoTokenizerError, TokenizerError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neuronbert.shapes import StaticShape
-
-
-class TokenizerError(DataError):
-    """Tokenizer files that make no tokenizer."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"The tokenizer in {path} can't be loaded: {reason}.")
 
 
 def load(path: Path) -> Any | None:
@@ -39,7 +32,7 @@ def load(path: Path) -> Any | None:
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise TokenizerError(path, str(error).splitlines()[0]) from error
+        raise TokenizerError(path, first_line(error)) from error
 
 
 def require(path: Path) -> Any:

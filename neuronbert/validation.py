@@ -22,6 +22,7 @@ from neuronbert.errors import (
     NeuronBertError,
     ReferenceNotFoundError,
     StorageError,
+    first_line,
 )
 from neuronbert.report import Check, TaskMetric, ValidationReport, to_json
 from neuronbert.runtime import Session
@@ -136,7 +137,7 @@ def _check(
     try:
         outputs = session.run(batch.inputs, shape=shape)
     except (NeuronBertError, RuntimeError) as error:
-        yield Check(**call, output="", problem=f"the call failed: {str(error).splitlines()[0]}")
+        yield Check(**call, output="", problem=f"the call failed: {first_line(error)}")
         return
     limits = compare.tolerance(manifest.compiler.auto_cast, manifest.compiler.auto_cast_type)
     for spec, reference in zip(manifest.outputs, expected, strict=True):
@@ -185,7 +186,7 @@ def _report(session: Session, **found: Any) -> ValidationReport:
 
 
 def _record(artifact: Artifact, report: ValidationReport) -> None:
-    texts = {REPORT: to_json(report), CARD: card.render(artifact.manifest, report)}
+    texts = {REPORT: to_json(report), CARD: card.render(artifact.manifest, report, artifact.path.name)}
     try:
         artifact.record(texts)
     except StorageError as error:

@@ -59,18 +59,22 @@ ROUNDINGS: Mapping[str, Rounding] = {
     "fp8_e4m3": round_fp8_e4m3,
 }
 
-_MATRIX_PRODUCTS = frozenset(
-    {
-        F.linear,
-        torch.matmul,
-        torch.bmm,
-        torch.mm,
-        Tensor.matmul,
-        Tensor.__matmul__,
-        Tensor.bmm,
-        Tensor.mm,
-    }
-)
+_LOWEST: Mapping[str, float] = {
+    "bf16": torch.finfo(torch.bfloat16).min,
+    "fp16": torch.finfo(torch.float16).min,
+    "tf32": -(2.0 - 2.0**-10) * 2.0**127,
+    "fp8_e4m3": -240.0,
+}
+
+_ADDENDS: Mapping[Any, tuple[int, str] | None] = {
+    **dict.fromkeys((torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, torch.einsum, torch.tensordot)),
+    **dict.fromkeys((Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, Tensor.mv, Tensor.dot)),
+    F.linear: (2, "bias"),
+    **dict.fromkeys((torch.addmm, torch.baddbmm, torch.addmv, torch.addbmm), (0, "input")),
+    **dict.fromkeys((Tensor.addmm, Tensor.baddbmm, Tensor.addmv, Tensor.addbmm), (0, "self")),
+}
+"""The matrix products, each with the argument (its place and its name) that is added and not multiplied."""
+
 _MOVES = frozenset(
     {
         "view",
@@ -112,6 +116,7 @@ class AutoCast(TorchFunctionMode):
         super().__init__()
         self._all = mode == "all"
         self._round = ROUNDINGS[dtype]
+        self._lowest = _LOWEST[dtype]
 
     def __torch_function__(
         self,
@@ -124,15 +129,20 @@ class AutoCast(TorchFunctionMode):
         given = dict(kwargs or {})
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **given)
-        if func in _MATRIX_PRODUCTS:
-            left, right, *rest = args
-            result = func(self._lower(left), self._lower(right), *rest, **given)
+        if func in _ADDENDS:
+            place, name = (None, None) if self._all else _ADDENDS[func] or (None, None)
+            operands = [value if number == place else self._lower(value) for number, value in enumerate(args)]
+            named = {key: value if key == name else self._lower(value) for key, value in given.items()}
+            result = func(*operands, **named)
             return self._lower(result) if self._all else result
         if not self._all or getattr(func, "__name__", "") in _MOVES:
             return func(*args, **given)
-        return self._lower(func(*map(self._lower_parameter, args), **given))
+        named = {key: self._lower_parameter(value) for key, value in given.items()}
+        return self._lower(func(*map(self._lower_parameter, args), **named))
 
     def _lower(self, value: T) -> T:
+        if isinstance(value, list | tuple):  # einsum takes its operands in a list as well
+            return type(value)(map(self._lower, value))
         if isinstance(value, Tensor) and value.dtype == torch.float32:
             return self._round(value)  # type: ignore[return-value]  # a Tensor is what it was
         return value
@@ -149,9 +159,12 @@ class AutoCast(TorchFunctionMode):
         dropout_p: float = 0.0,  # noqa: ARG002
         is_causal: bool = False,
         scale: float | None = None,
-        **_options: object,
+        enable_gqa: bool = False,
     ) -> Tensor:
         # The fused kernel rounds nothing in between, so the two products are written out.
+        if enable_gqa:
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = (part.repeat_interleave(groups, dim=-3) for part in (key, value))
         factor = query.shape[-1] ** -0.5 if scale is None else scale
         scores: Tensor = torch.matmul(self._lower(query), self._lower(key).transpose(-1, -2)) * factor
         if is_causal:
@@ -161,6 +174,7 @@ class AutoCast(TorchFunctionMode):
         elif attn_mask is not None:
             scores = scores + attn_mask
         if self._all:
-            scores = self._lower(scores)
+            # A row that is masked as a whole stays finite, as it does in fp32.
+            scores = self._lower(scores).clamp(min=self._lowest)
         context = torch.matmul(self._lower(torch.softmax(scores, dim=-1)), self._lower(value))
         return self._lower(context) if self._all else context
