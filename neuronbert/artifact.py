@@ -148,7 +148,7 @@ def seal(
     files = {}
     for name in sorted(_names(folder) - {MANIFEST}):
         old = (known or {}).get(name)
-        files[name] = _describe(folder / name) if old is None or name in changed else old
+        files[name] = describe(folder / name) if old is None or name in changed else old
     sealed = manifest.model_copy(update={"files": files})
     (folder / MANIFEST).write_bytes(schema.dump(sealed))
     return sealed
@@ -328,7 +328,8 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactCorruptError(path, str(error)) from error
 
 
-def _describe(path: Path) -> FileInfo:
+def describe(path: Path) -> FileInfo:
+    """What the manifest says of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return schema.FileInfo(sha256=digest, size=path.stat().st_size)
@@ -339,5 +340,5 @@ def _verify(path: Path, info: FileInfo) -> None:
         raise ArtifactCorruptError(path, "is missing")
     if path.stat().st_size != info.size:
         raise ArtifactCorruptError(path, f"has {path.stat().st_size} bytes in place of {info.size}")
-    if _describe(path) != info:
+    if describe(path) != info:
         raise ArtifactCorruptError(path, "was altered: its digest doesn't match the manifest's")

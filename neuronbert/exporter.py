@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from neuronbert import card, hub, inputs, modeling
 from neuronbert._version import __version__
 from neuronbert.architectures import find_head
-from neuronbert.artifact import CARD, CONFIG, Artifact, seal, staged
+from neuronbert.artifact import CARD, CONFIG, Artifact, describe, seal, staged
 from neuronbert.backends import registry
 from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import InvalidShapeError, StorageError
@@ -72,14 +72,15 @@ def export(
         checkpoint = Checkpoint.open(resolved.path)
         task = modeling.canonical_task(spec.task, checkpoint)
         _check(spec, checkpoint, task, folder)
-        with ThreadPoolExecutor(1) as aside:
-            digest = aside.submit(checkpoint.weights_sha256)
-            progress("loading the weights")
-            loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
-            examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
-            progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
-            compiled = compiler.compile(loaded.head, examples, spec, folder)
+        progress("loading the weights")
+        loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
+        examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
+        progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
+        compiled = compiler.compile(loaded.head, examples, spec, folder)
         progress("writing the artifact")
+        with ThreadPoolExecutor(1) as aside:  # the two long digests, side by side; torch needs both cores before
+            digest = aside.submit(checkpoint.weights_sha256)
+            known = {compiled.file: describe(folder / compiled.file)}
         source = _source(spec, resolved, digest.result(), loaded)
         manifest = _manifest(checkpoint, loaded, compiled, source, (target, backend))
         for path in checkpoint.tokenizer_files():
@@ -87,7 +88,7 @@ def export(
         config = _config(checkpoint, manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card.render(manifest, None, Path(output).name), encoding="utf-8")
-        seal(folder, manifest)
+        seal(folder, manifest, known=known)
     return Artifact.open(output, verify=False)
 
 

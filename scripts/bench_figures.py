@@ -10,6 +10,8 @@ import shutil
 import statistics
 import sys
 import tempfile
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,11 +21,13 @@ from bench_tools import Clocked, Row, alternate, peak_bytes, python, ratios
 
 from neuronbert import NeuronBertModel, StaticShape
 from neuronbert.backends import registry
+from neuronbert.backends.autocast import AutoCast
 from neuronbert.inputs import example
 from neuronbert.runtime import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from bench_tools import Models
     from torch import nn
@@ -119,19 +123,24 @@ def exports(models: Models, rounds: int) -> list[Row]:
     """
     inputs = example(models.export(models.minilm, (ONE,), "none").manifest.inputs, ONE)
 
-    def bare() -> None:
-        with tempfile.TemporaryDirectory(dir=models.folder) as folder, torch.no_grad():
+    def bare(cast: AbstractContextManager[object]) -> None:
+        with tempfile.TemporaryDirectory(dir=models.folder) as folder, torch.no_grad(), cast:
             head = _eager(models.minilm, return_dict=False)
             trace: Any = torch.jit.trace(head, inputs, check_trace=False, strict=False)
             torch.jit.save(trace, str(Path(folder, "model.pt")))
 
-    rows = []
-    for auto_cast in ("none", "matmul"):
-        pair = (lambda mode=auto_cast: shutil.rmtree(models.export(models.minilm, (ONE,), mode).path)), bare
-        rows.append(
-            Row(f"export: auto_cast {auto_cast}, time of bare", ratios(*pair, rounds, calls=3), "x", EXPORT_TIME)
-        )
-    return rows
+    def ours(mode: str) -> None:
+        shutil.rmtree(models.export(models.minilm, (ONE,), mode).path)
+
+    def row(mode: str, of: str, cast: Callable[[], AbstractContextManager[object]], limit: float | None) -> Row:
+        pair = partial(ours, mode), lambda: bare(cast())
+        return Row(f"export: auto_cast {mode}, time of {of}", ratios(*pair, rounds, calls=3), "x", limit)
+
+    return [
+        row("none", "bare", nullcontext, EXPORT_TIME),
+        row("matmul", "bare with the same casts", partial(AutoCast, "matmul", "bf16"), EXPORT_TIME),
+        row("matmul", "bare without any cast", nullcontext, None),
+    ]
 
 
 def size(models: Models, rounds: int) -> list[Row]:  # noqa: ARG001  a size has no noise
