@@ -6,6 +6,7 @@ Owns: README.md's text. Knows nothing of the Hub or torch.
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -72,9 +73,15 @@ def _inline(name: str) -> str:
     return "".join(char if char.isprintable() and char not in "|`" else "_" for char in name)
 
 
+def _literal(text: str) -> str:
+    # Python's own: JSON spells what lies beyond 16 bits as two surrogates. Three backticks would end the example.
+    literal = repr(text).replace("`", r"\x60")
+    return f'"{literal[1:-1]}"' if '"' not in literal and "'" not in literal[1:-1] else literal
+
+
 def _validation(report: ValidationReport | None, place: str) -> str:
     if report is None:
-        return f"## Validation\n\nNot validated. Do it with `neuronbert validate {place}`.\n"
+        return f"## Validation\n\nNot validated. Do it with `neuronbert validate {shlex.quote(_inline(place))}`.\n"
     verdict = "passed" if report.passed else "FAILED"
     head = f"## Validation: {verdict}\n\nCompared with {_inline(report.reference)} on {report.created}.\n"
     rows = [
@@ -95,10 +102,10 @@ def _metrics(report: ValidationReport) -> str:
 
 
 def _usage(manifest: Manifest, place: str) -> str:
-    row = json.dumps(_EXAMPLES[manifest.task])
+    row, name = json.dumps(_EXAMPLES[manifest.task]), _literal(place)
     return (
         "## Use\n\nWith texts, tokenized and answered:\n\n```python\nfrom neuronbert import Predictor\n\n"
-        f"predictor = Predictor.from_pretrained({json.dumps(place)})\nprint(predictor.predict([{row}]))\n```\n\n"
+        f"predictor = Predictor.from_pretrained({name})\nprint(predictor.predict([{row}]))\n```\n\n"
         "With tensors, called like the transformers model:\n\n```python\nfrom neuronbert import NeuronAutoModel\n\n"
-        f"model = NeuronAutoModel.from_pretrained({json.dumps(place)})\n```\n"
+        f"model = NeuronAutoModel.from_pretrained({name})\n```\n"
     )

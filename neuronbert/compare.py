@@ -91,7 +91,7 @@ def measure(
     error = _error(output, reference, mask)
     if spec.answer == "embedding":
         measures = [Measure(name="error", value=error, limit=limits.embedding_error, reason=limits.reason)]
-        cosine = cosine_similarity(_real(output, mask), _real(reference, mask), dim=-1)
+        cosine = cosine_similarity(_real(output, mask).double(), _real(reference, mask).double(), dim=-1, eps=1e-30)
         measures.append(Measure(name="cosine", value=float(cosine.min()), limit=limits.cosine, reason=limits.reason))
     else:
         measures = [Measure(name="error", value=error, limit=limits.logit_error, reason=limits.reason)]

@@ -87,7 +87,7 @@ def export(
             shutil.copyfile(path, folder / path.name)
         config = _config(checkpoint, manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(card.render(manifest, None, Path(output).name), encoding="utf-8")
+        (folder / CARD).write_text(card.render(manifest, None, Path(output).resolve().name), encoding="utf-8")
         seal(folder, manifest, known=known)
     return Artifact.open(output, verify=False)
 

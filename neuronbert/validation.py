@@ -186,7 +186,7 @@ def _report(session: Session, **found: Any) -> ValidationReport:
 
 
 def _record(artifact: Artifact, report: ValidationReport) -> None:
-    texts = {REPORT: to_json(report), CARD: card.render(artifact.manifest, report, artifact.path.name)}
+    texts = {REPORT: to_json(report), CARD: card.render(artifact.manifest, report, artifact.path.resolve().name)}
     try:
         artifact.record(texts)
     except StorageError as error:

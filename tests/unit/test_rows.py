@@ -1,0 +1,108 @@
+"""Rows to calls, with a real tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from neuronbert.answers import READERS, encode
+from neuronbert.architectures import TASKS
+from neuronbert.errors import (
+    EmptyInputError,
+    EmptyTextError,
+    InvalidTextError,
+    MissingTextError,
+    NeuronBertError,
+    QuestionTooLongError,
+    UnevenRowsError,
+)
+from tests.unit.rows import ROWS, Row, tokens_of
+
+
+def test_there_is_a_reader_for_every_task() -> None:
+    assert set(READERS) == set(TASKS) == set(ROWS)
+
+
+@pytest.mark.parametrize("task", sorted(READERS))
+def test_rows_of_every_task_become_tensors_of_one_shape(tokenizer: Any, task: str) -> None:
+    inputs = encode(task, tokenizer, [ROWS[task]] * 2).inputs
+    assert sorted(inputs) == ["attention_mask", "input_ids", "token_type_ids"]
+    assert len({tuple(tensor.shape) for tensor in inputs.values()}) == 1
+    dims = inputs["input_ids"].shape
+    assert len(dims) == 2 + (task == "multiple-choice")
+
+
+@pytest.mark.parametrize("task", sorted(READERS))
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(None, MissingTextError), (3, MissingTextError), (" \n", EmptyTextError), ("a\ud800", InvalidTextError)],
+    ids=["none", "number", "blank", "surrogate"],
+)
+def test_every_text_of_a_row_must_be_one(tokenizer: Any, task: str, value: Any, error: type[NeuronBertError]) -> None:
+    for name in READERS[task].fields:
+        with pytest.raises(error):
+            encode(task, tokenizer, [ROWS[task], {**ROWS[task], name: value}])
+
+
+@pytest.mark.parametrize("task", sorted(READERS))
+def test_no_rows_at_all_are_refused(tokenizer: Any, task: str) -> None:
+    with pytest.raises(EmptyInputError):
+        encode(task, tokenizer, [])
+
+
+@pytest.mark.parametrize("choices", [None, "blue", [], ["blue", 1]], ids=str)
+def test_choices_are_a_list_of_texts(tokenizer: Any, choices: Any) -> None:
+    with pytest.raises(MissingTextError, match="choices"):
+        encode("multiple-choice", tokenizer, [{"text": "The sky is", "choices": choices}])
+
+
+def test_rows_that_can_not_share_a_tensor_are_refused(tokenizer: Any) -> None:
+    choices = [{"text": "a", "choices": ["b", "c"]}, {"text": "a", "choices": ["b"]}]
+    with pytest.raises(UnevenRowsError, match="choices"):
+        encode("multiple-choice", tokenizer, choices)
+    with pytest.raises(UnevenRowsError, match="text_pair"):
+        encode("text-classification", tokenizer, [{"text": "a", "text_pair": "b"}, {"text": "a"}])
+
+
+def test_a_pair_is_two_segments_and_choices_stay_with_their_question(tokenizer: Any) -> None:
+    pair = tokens_of(tokenizer, "next-sentence-prediction", ROWS["next-sentence-prediction"])
+    assert pair == ["[CLS]", "first", ".", "[SEP]", "second", ".", "[SEP]"]
+    choices = tokens_of(tokenizer, "multiple-choice", ROWS["multiple-choice"])
+    half = ["[CLS]", "the", "sky", "is", "[SEP]"]
+    assert choices == [*half, "blue", "[SEP]", "[PAD]", *half, "a", "fish", "[SEP]"]
+
+
+def test_truncation_cuts_the_context_and_never_the_question(tokenizer: Any) -> None:
+    row = {"question": "who " * 6, "context": "Ada " * 6}
+    call = encode("question-answering", tokenizer, [row], max_length=11)
+    words = tokenizer.convert_ids_to_tokens(call.inputs["input_ids"][0].tolist())
+    assert words == ["[CLS]", *["who"] * 6, "[SEP]", *["ada"] * 2, "[SEP]"]
+
+
+def test_a_question_longer_than_the_program_is_refused_in_words(tokenizer: Any) -> None:
+    question = {"question": "why " * 50, "context": "because"}
+    with pytest.raises(QuestionTooLongError, match="takes 53 of the 16 tokens"):
+        encode("question-answering", tokenizer, [ROWS["question-answering"], question], max_length=16)
+
+
+def test_a_question_may_leave_room_for_a_single_token(tokenizer: Any) -> None:
+    row = {"question": "why " * 5, "context": "because it does"}
+    call = encode("question-answering", tokenizer, [row], max_length=9)
+    assert call.inputs["input_ids"].shape == (1, 9)
+    with pytest.raises(QuestionTooLongError):
+        encode("question-answering", tokenizer, [row], max_length=8)
+
+
+@pytest.mark.parametrize("task", sorted(READERS))
+@pytest.mark.parametrize("options", [{}, {"max_length": 16}], ids=["whole", "truncated"])
+def test_a_text_of_nothing_visible_is_empty(tokenizer: Any, task: str, options: Row) -> None:
+    texts = {name: value for name, value in ROWS[task].items() if isinstance(value, str)}
+    for name in texts:
+        with pytest.raises(EmptyTextError):
+            encode(task, tokenizer, [ROWS[task], {**ROWS[task], name: "\u200b"}], **options)
+
+
+def test_a_choice_of_nothing_visible_is_empty(tokenizer: Any) -> None:
+    with pytest.raises(EmptyTextError):
+        encode("multiple-choice", tokenizer, [{"text": "The sky is", "choices": ["blue", "\u200b"]}])
