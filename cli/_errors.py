@@ -33,7 +33,7 @@ def reported() -> Iterator[None]:
         note(f"Error: {error}")
         raise SystemExit(exit_code(error)) from None
     except KeyboardInterrupt:
-        note("Interrupted; nothing was left behind.")
+        note("Interrupted.")
         raise SystemExit(_INTERRUPTED) from None
     except BrokenPipeError:
         # The reader of a pipe has gone; Python would complain once more when it flushes at exit.

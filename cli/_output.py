@@ -8,13 +8,15 @@ from typing import Any
 
 
 def data(text: str) -> None:
-    """Print data on stdout."""
-    sys.stdout.write(text + "\n")
+    """Print data on stdout. What an artifact says of itself may hold codes that a terminal would obey."""
+    sys.stdout.write("".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text) + "\n")
 
 
 def as_json(value: Any) -> None:
     """Print a value as JSON on stdout."""
-    data(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    sys.stdout.write("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
+    sys.stdout.write("\n")
 
 
 def note(text: str) -> None:
@@ -36,7 +38,7 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield lambda _text: None
         return
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
-    with console.status("starting") as status:
-        yield lambda text: status.update(text)
+    with Console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(Text(text))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Row = Mapping[str, Any]
-    Answer = dict[str, Any]
+    Reply = dict[str, Any]
 
 _ROWS: Final = "The list of texts"
 MAX_ANSWER_TOKENS: Final = 30
@@ -55,6 +55,11 @@ class Call:
     independent: bool = False
     top_k: int = 5
 
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.inputs["input_ids"].shape[-1])
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -68,7 +73,7 @@ class Reader:
     """
 
     fields: tuple[str, ...]
-    decode: Callable[[Call, Mapping[str, Tensor]], list[Answer]]
+    decode: Callable[[Call, Mapping[str, Tensor]], list[Reply]]
     optional: str = ""
     many: str = ""
 
@@ -89,7 +94,7 @@ def encode(task: str, tokenizer: Any, rows: Sequence[Row], **options: Any) -> Ca
         raise EmptyInputError(_ROWS)
     reader = READERS[task]
     for row in rows:
-        _check_row(row, reader)
+        check(task, row)
     firsts, seconds = _texts(reader, rows)
     truncation = _truncation(task, tokenizer, firsts, options.pop("max_length", None))
     encoding = tokenizer(
@@ -99,6 +104,7 @@ def encode(task: str, tokenizer: Any, rows: Sequence[Row], **options: Any) -> Ca
         return_tensors="pt",
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
+        verbose=False,  # a text that is too long is the program's to refuse
         **truncation,
     )
     for index in range(len(firsts)):
@@ -124,7 +130,13 @@ def _truncation(task: str, tokenizer: Any, firsts: list[str], max_length: int | 
     return {"truncation": "only_second", "max_length": max_length}
 
 
-def _check_row(row: Row, reader: Reader) -> None:
+def check(task: str, row: Row) -> None:
+    """Refuse a row that lacks a text that the task takes, or has one that can't be tokenized.
+
+    Raises:
+        TextError: it says which.
+    """
+    reader = READERS[task]
     second = [reader.optional] if reader.optional and row.get(reader.optional) is not None else []
     for name in (*reader.fields, *second):
         if not isinstance(row.get(name), str):
@@ -168,11 +180,11 @@ def embed(call: Call, outputs: Mapping[str, Tensor]) -> Tensor:
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
 
 
-def _decode_embedding(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_embedding(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     return [{"embedding": vector.tolist()} for vector in embed(call, outputs)]
 
 
-def _candidates(call: Call, logits: Tensor) -> list[Answer]:
+def _candidates(call: Call, logits: Tensor) -> list[Reply]:
     top = torch.softmax(logits, dim=-1).topk(min(call.top_k, logits.shape[-1]))
     return [
         {"token": call.tokenizer.decode([index]).strip(), "score": score}
@@ -180,7 +192,7 @@ def _candidates(call: Call, logits: Tensor) -> list[Answer]:
     ]
 
 
-def _decode_masks(call: Call, logits: Tensor) -> list[list[list[Answer]]]:
+def _decode_masks(call: Call, logits: Tensor) -> list[list[list[Reply]]]:
     masked = call.inputs["input_ids"] == call.tokenizer.mask_token_id
     return [
         [_candidates(call, logits[row, place]) for place in masked[row].nonzero().flatten().tolist()]
@@ -188,14 +200,14 @@ def _decode_masks(call: Call, logits: Tensor) -> list[list[list[Answer]]]:
     ]
 
 
-def _decode_fill_mask(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_fill_mask(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     masks = _decode_masks(call, outputs["logits"])
     if not all(masks):
         raise NoMaskError(call.tokenizer.mask_token)
     return [{"masks": found} for found in masks]
 
 
-def _decode_label(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_label(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     logits = outputs["logits"]
     if logits.shape[-1] == 1:  # a regression head: its value is the answer
         return [{"score": float(value)} for value in logits[:, 0]]
@@ -234,14 +246,14 @@ def _label_pieces(call: Call, outputs: Mapping[str, Tensor], row: int) -> list[_
     return found
 
 
-def _decode_tokens(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_tokens(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     return [
         {"entities": _group(str(row["text"]), _label_pieces(call, outputs, index))}
         for index, row in enumerate(call.rows)
     ]
 
 
-def _group(text: str, pieces: list[_Piece]) -> list[Answer]:
+def _group(text: str, pieces: list[_Piece]) -> list[Reply]:
     # Neighbouring pieces of one kind are one entity; B- begins another, unless it stands inside a word.
     groups: list[dict[str, Any]] = []
     for piece in pieces:
@@ -267,26 +279,22 @@ def _group(text: str, pieces: list[_Piece]) -> list[Answer]:
     ]
 
 
-def _goes_on(last: Answer, piece: _Piece, kind: str, text: str) -> bool:
+def _goes_on(last: Reply, piece: _Piece, kind: str, text: str) -> bool:
     if last["label"] != kind or text[last["end"] : piece.start].strip():
         return False
     return piece.word == last["word"] or not piece.label.startswith("B-")
 
 
-def _decode_span(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_span(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     answers = []
     for index, row in enumerate(call.rows):
         context = torch.tensor([sequence == 1 for sequence in call.encoding.sequence_ids(index)])
         hidden = torch.finfo(torch.float32).min
         start = outputs["start_logits"][index].masked_fill(~context, hidden).log_softmax(-1)
         end = outputs["end_logits"][index].masked_fill(~context, hidden).log_softmax(-1)
-        pairs = (
-            (start[:, None] + end[None, :])
-            .triu()
-            .masked_fill(
-                ~torch.ones(len(start), len(end), dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1),
-                hidden,
-            )
+        pairs = (start[:, None] + end[None, :]).masked_fill(
+            ~torch.ones(len(start), len(end), dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1),
+            hidden,
         )
         first, last = divmod(int(pairs.argmax()), len(end))
         offsets = call.encoding["offset_mapping"][index].tolist()
@@ -302,7 +310,7 @@ def _decode_span(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
     return answers
 
 
-def _decode_choice(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_choice(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     scores = torch.softmax(outputs["logits"], dim=-1)
     return [
         {
@@ -314,22 +322,22 @@ def _decode_choice(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
     ]
 
 
-def _next(logits: Tensor) -> list[Answer]:
+def _next(logits: Tensor) -> list[Reply]:
     # BERT's first label means that the second text follows the first.
     return [{"is_next": bool(row[0] >= row[1]), "score": float(row[0])} for row in torch.softmax(logits, dim=-1)]
 
 
-def _decode_next(_call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_next(_call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     return _next(outputs["logits"])
 
 
-def _decode_pre_training(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_pre_training(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     masks = _decode_masks(call, outputs["prediction_logits"])
     follows = _next(outputs["seq_relationship_logits"])
     return [{**answer, "masks": found} for answer, found in zip(follows, masks, strict=True)]
 
 
-def _decode_generation(call: Call, outputs: Mapping[str, Tensor]) -> list[Answer]:
+def _decode_generation(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     # A tokenizer of BERT's ends a text with a special token, so the last token of the text itself is asked.
     special = call.encoding["special_tokens_mask"].bool()
     answers = []

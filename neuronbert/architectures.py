@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-Answer = Literal["embedding", "argmax", "span"]
+AnswerKind = Literal["embedding", "argmax", "span"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Output:
 
     name: str
     dims: tuple[str, ...]
-    answer: Answer
+    answer: AnswerKind
     needs: str = ""
 
 

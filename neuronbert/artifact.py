@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert import manifest as schema
+from neuronbert.checkpoint import CONFIG, TOKENIZER_FILES
 from neuronbert.errors import (
     ArtifactCorruptError,
     ArtifactError,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 MANIFEST: Final = "neuronbert.json"
 REPORT: Final = "validation.json"
 CARD: Final = "README.md"
-CONFIG: Final = "config.json"
+STRAYS: Final = (*TOKENIZER_FILES, "chat_template.json", "chat_template.jinja")
+"""Files that a reader would take up if they lay in the folder, so none may that the manifest doesn't name."""
 _MAX_MANIFEST_BYTES: Final = 16 << 20
 
 
@@ -69,6 +71,9 @@ class Artifact:
         for name in (artifact.manifest.program_file, CONFIG):
             if name not in artifact.manifest.files:
                 raise ArtifactCorruptError(folder / MANIFEST, f"has no digest of {name}")
+        for name in STRAYS:
+            if name not in artifact.manifest.files and (folder / name).exists():
+                raise ArtifactCorruptError(folder / name, "is not part of the artifact, but would change what it does")
         if verify:
             for name, info in artifact.manifest.files.items():
                 _verify(folder / name, info)
@@ -111,7 +116,7 @@ class Artifact:
         return report if report.program_sha256 == programs else None
 
     def record(self, texts: Mapping[str, str]) -> Artifact:
-        """The same artifact with these files added or replaced, in one step on disk."""
+        """The same artifact with these files added or replaced; on disk it is replaced as a whole."""
         path = self.path.resolve()  # "." is not the same folder afterwards
         with staged(path, overwrite=True) as folder:
             for name in self.manifest.files:
@@ -119,7 +124,8 @@ class Artifact:
                     link_or_copy(path / name, folder / name)
             for name, text in texts.items():
                 (folder / name).write_text(text, encoding="utf-8")
-            seal(folder, self.manifest, known=self.manifest.files, changed=frozenset(texts))
+            known = {name: info for name, info in self.manifest.files.items() if name not in texts}
+            seal(folder, self.manifest, known=known)
         return Artifact.open(path, verify=False)
 
 
@@ -128,7 +134,6 @@ def seal(
     manifest: Manifest,
     *,
     known: Mapping[str, FileInfo] | None = None,
-    changed: frozenset[str] = frozenset(),
 ) -> Manifest:
     """Write the manifest of a folder, with the digest of every file in it; the last thing written.
 
@@ -136,13 +141,9 @@ def seal(
         folder: A staged folder with all its files.
         manifest: What it holds; its `files` are replaced.
         known: Digests that needn't be computed again.
-        changed: Names for which `known` no longer holds.
     """
-    files = {}
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    for name in sorted(names - {MANIFEST}):
-        old = (known or {}).get(name)
-        files[name] = describe(folder / name) if old is None or name in changed else old
+    files = {name: (known or {}).get(name) or describe(folder / name) for name in sorted(names - {MANIFEST})}
     sealed = manifest.model_copy(update={"files": files})
     (folder / MANIFEST).write_bytes(schema.dump(sealed))
     return sealed
@@ -186,6 +187,8 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactCorruptError(path, f"is larger than {_MAX_MANIFEST_BYTES} bytes")
     try:
         return schema.parse(path.read_bytes())
+    except OSError as error:
+        raise ArtifactCorruptError(path, f"can't be read ({error.strerror})") from error
     except schema.FormatVersionError as error:
         raise ArtifactVersionError(folder, error.found, schema.FORMAT_VERSION) from error
     except schema.ManifestError as error:
@@ -204,5 +207,9 @@ def _verify(path: Path, info: FileInfo) -> None:
         raise ArtifactCorruptError(path, "is missing")
     if path.stat().st_size != info.size:
         raise ArtifactCorruptError(path, f"has {path.stat().st_size} bytes in place of {info.size}")
-    if describe(path) != info:
+    try:
+        found = describe(path)
+    except OSError as error:
+        raise ArtifactCorruptError(path, f"can't be read ({error.strerror})") from error
+    if found != info:
         raise ArtifactCorruptError(path, "was altered: its digest doesn't match the manifest's")

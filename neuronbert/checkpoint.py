@@ -141,9 +141,16 @@ class Checkpoint:
         """The size of the weight files."""
         return sum(path.stat().st_size for path in self.weight_files)
 
-    def tokenizer_files(self) -> tuple[Path, ...]:
-        """The files that make the tokenizer, as far as they are there."""
-        return tuple(path for name in TOKENIZER_FILES if (path := self.path / name).is_file())
+    def copy_tokenizer(self, folder: Path) -> None:
+        """Put the files that make the tokenizer, as far as they are there, into another folder.
+
+        Raises:
+            CheckpointCorruptError: one of them can't be read.
+        """
+        for name in TOKENIZER_FILES:
+            path = self.path / name
+            if path.is_file():
+                (folder / name).write_bytes(_read(path))
 
     def _size(self, key: str) -> int:
         value = self.config.get(key)
@@ -165,12 +172,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointCorruptError(path, "it is not JSON") from error
     if not isinstance(value, dict):
         raise CheckpointCorruptError(path, "it is not a JSON object")
     return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointCorruptError(path, f"it can't be read ({error.strerror})") from error
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

@@ -52,7 +52,7 @@ _COSINE: Final[Mapping[str, float]] = {
 def tolerance(auto_cast: str, auto_cast_type: str) -> Tolerance:
     """What a program with this auto-cast is held to.
 
-    Rounding every matrix product's operands moves a logit of BERT by some units in the last place of the type;
+    Rounding every matrix product's operands moves a logit of BERT by some times the type's half unit in the last place;
     rounding every operation, by about twice as many (measured over all heads: scripts/tolerances.py).
     """
     if auto_cast == "none":
@@ -60,7 +60,7 @@ def tolerance(auto_cast: str, auto_cast_type: str) -> Tolerance:
     bits = _SIGNIFICANT_BITS[auto_cast_type]
     units = 8 if auto_cast == "matmul" else 16
     error = min(0.5, units * 2.0**-bits)
-    reason = f"{auto_cast} operands hold {bits} significant bits; {units} units in the last place, half for embeddings"
+    reason = f"{bits} significant bits, {auto_cast}: {units} half units in the last place; for embeddings {units // 2}"
     return Tolerance(_COSINE[auto_cast_type], error / 2, error, reason)
 
 

@@ -5,7 +5,7 @@
     │   ├── UnknownTaskError, TaskNotInferableError, UnsupportedModelError, UnsupportedHeadError,
     │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, MissingOptionError,
     │   │   SequenceExceedsPositionsError
-    │   ├── OutputExistsError, RecipeError, LabelledDataError, WrongHeadError, NotValidatedError
+    │   ├── OutputExistsError, RecipeError, DataFileError, WrongHeadError, NotValidatedError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
@@ -149,8 +149,8 @@ class RecipeError(UsageError):
         super().__init__(f"The recipe {path} can't be used: {'; '.join(problems)}.")
 
 
-class LabelledDataError(UsageError):
-    """A line of a labelled data file that can't be used."""
+class DataFileError(UsageError):
+    """A line of a file of rows that can't be used."""
 
     def __init__(self, path: object, line: int, problem: str) -> None:
         where = f"{path}, line {line}" if line else str(path)
@@ -250,7 +250,7 @@ class SequenceTooLongError(InputError):
         super().__init__(
             f"The longest row has {got} tokens, but this artifact was compiled for up to {limit}. "
             f"Truncate with tokenizer(..., truncation=True, max_length={limit}) or predict --truncate, "
-            f"or export again with --sequence-length {got}."
+            "or export again with a longer --sequence-length."
         )
 
 
@@ -427,7 +427,7 @@ class StorageError(UnavailableError):
     """The disk is full, or may not be written."""
 
     def __init__(self, path: object, reason: str) -> None:
-        super().__init__(f"{path} can't be written: {reason}. Nothing was left behind; choose another place.")
+        super().__init__(f"{path} can't be written: {reason}. Choose another place, or make room.")
 
 
 class NoTokenizerError(UnavailableError):

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from neuronbert import card, hub, inputs, modeling
 from neuronbert._version import __version__
 from neuronbert.architectures import find_head
-from neuronbert.artifact import CARD, CONFIG, Artifact, describe, seal, staged
+from neuronbert.artifact import CARD, Artifact, describe, seal, staged
 from neuronbert.backends import registry
-from neuronbert.checkpoint import Checkpoint
+from neuronbert.checkpoint import CONFIG, Checkpoint
 from neuronbert.errors import InvalidShapeError, StorageError
 from neuronbert.manifest import Manifest, Source
 
@@ -83,8 +83,7 @@ def export(
             known = {compiled.file: describe(folder / compiled.file)}
         source = _source(spec, resolved, digest.result(), loaded)
         manifest = _manifest(checkpoint, loaded, compiled, source, (target, backend))
-        for path in checkpoint.tokenizer_files():
-            shutil.copyfile(path, folder / path.name)
+        checkpoint.copy_tokenizer(folder)
         config = _config(checkpoint, manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card.render(manifest, None, Path(output).resolve().name), encoding="utf-8")

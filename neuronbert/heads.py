@@ -147,10 +147,11 @@ class NeuronAutoModel:
         """
         revision, token = options.pop("revision", None), options.pop("token", None)
         if options.get("export"):
-            checkpoint = Checkpoint.open(hub.resolve(str(model_id), revision=revision, token=token).path)
+            resolved = hub.resolve(str(model_id), revision=revision, token=token)
+            checkpoint = Checkpoint.open(resolved.path)
             task = canonical_task(options.pop("task", "auto"), checkpoint)
             head = _find_class(checkpoint.architecture.model_type, task)
-            return head.from_pretrained(model_id, revision=revision, token=token, **options)
+            return head.from_pretrained(model_id, revision=resolved.revision, token=token, **options)
         resolved = hub.resolve(str(model_id), revision=revision, token=token, files=None)
         manifest = Artifact.open(resolved.path, verify=False).manifest
         return _find_class(manifest.model_type, manifest.task).from_pretrained(resolved.path, **options)

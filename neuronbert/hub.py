@@ -63,12 +63,11 @@ def resolve(
 
     Raises:
         ModelNotFoundError: it is neither.
+        InvalidOptionError: a revision is given for a local folder.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return Resolved(folder, None)
-    if folder.exists():
-        raise ModelNotFoundError(model, "it is a file, not a folder")
+    local = _find_folder(model, revision)
+    if local is not None:
+        return Resolved(local, None)
     if not _REPOSITORY.fullmatch(model):
         raise ModelNotFoundError(model, "there is no such folder")
     from huggingface_hub import errors, snapshot_download
@@ -91,9 +90,22 @@ def resolve(
     return Resolved(Path(path), Path(path).name)
 
 
+def _find_folder(model: str, revision: str | None) -> Path | None:
+    try:
+        folder = Path(model).expanduser()
+        there, found = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a user who isn't there, a NUL
+        raise ModelNotFoundError(model, _reason(error)) from error
+    if there and revision is not None:
+        raise InvalidOptionError("revision", revision, f"left out: {model} is a local folder, which has no revisions")
+    if found and not there:
+        raise ModelNotFoundError(model, "it is a file, not a folder")
+    return folder if there else None
+
+
 def commit(
     repository_id: str,
-    files: Callable[[str], Mapping[str, Path | bytes]],
+    files: Callable[[str], Mapping[str, Path | bytes | None]],
     *,
     message: str,
     private: bool | None = None,
@@ -107,7 +119,8 @@ def commit(
 
     Args:
         repository_id: "name" or "organisation/name"; made if it isn't there.
-        files: From the repository's full name: path in it to the file or its content.
+        files: From the repository's full name: path in it to the file or its content, or None for one that must not
+            be there any more.
         message: The commit's title.
         private: Make it private, if it is made.
         revision: The branch; made if it isn't there.
@@ -167,18 +180,22 @@ def _sound(token: str | bool | None) -> str | bool | None:
 def _commit_once(
     api: HfApi,
     repository: str,
-    files: Mapping[str, Path | bytes],
+    files: Mapping[str, Path | bytes | None],
     message: str,
     revision: str | None,
     parent: str,
 ) -> CommitInfo:
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     # New operations each time: the client asks again which files the branch has, and makes no second commit of the
     # same. The parent stays: a commit that arrives late makes the next one fail instead of landing twice.
+    there = set(api.list_repo_files(repository, revision=revision))
     operations = [
-        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+        CommitOperationDelete(name)
+        if content is None
+        else CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in files.items()
+        if content is not None or name in there
     ]
     return api.create_commit(repository, operations, commit_message=message, revision=revision, parent_commit=parent)
 

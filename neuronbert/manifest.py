@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from neuronbert.architectures import Answer
+from neuronbert.architectures import ARCHITECTURES, TASKS, AnswerKind
 from neuronbert.errors import InvalidShapeError
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AutoCast, AutoCastType
@@ -24,6 +24,9 @@ Dim = Annotated[int, Field(ge=1)]
 
 
 _TWICE: Final = "names and shapes must differ, and shapes have as many dimensions"
+_OUT_OF_RANGE: Final = "default and padding must be from 0 to maximum"
+_NO_SIZE: Final = "the first input gives a call its size, so it can't have a default"
+_UNKNOWN: Final = "task and model_type must be in this version's tables"
 _NOT_JSON: Final = "is not a JSON object"
 _ALTERED: Final = "was altered: its seal doesn't match"
 
@@ -49,11 +52,18 @@ class InputSpec(_Data):
 
     name: str
     dtype: Literal["int64"] = "int64"
-    maximum: int
+    maximum: Annotated[int, Field(ge=0, lt=2**31)]
     default: int | None = None
     """What fills it when the caller leaves it out; None if it must be given."""
     padding: int = 0
     """What fills the columns between the caller's length and the compiled one."""
+
+    @model_validator(mode="after")
+    def _check_fillings(self) -> Self:
+        for value in (self.default, self.padding):
+            if value is not None and not 0 <= value <= self.maximum:
+                raise ValueError(_OUT_OF_RANGE)
+        return self
 
 
 class OutputSpec(_Data):
@@ -64,7 +74,7 @@ class OutputSpec(_Data):
     dims: tuple[str, ...]
     size: Dim | None = None
     """The last dimension's size where it is the model's (hidden, labels, vocabulary); else None."""
-    answer: Answer
+    answer: AnswerKind
 
 
 class ProgramSpec(_Data):
@@ -90,12 +100,11 @@ class ProgramSpec(_Data):
 
 
 class CompilerInfo(_Data):
-    """How the programs were made: every flag explicit, every version that matters."""
+    """How the programs were made: every setting explicit, every version that matters."""
 
     name: str
     auto_cast: AutoCast
     auto_cast_type: AutoCastType
-    flags: tuple[str, ...] = ()
     versions: dict[str, str]
 
 
@@ -119,6 +128,11 @@ class FileInfo(_Data):
 
     sha256: Sha256
     size: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """What a file of this content must be."""
+        return cls(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 class Manifest(_Data):
@@ -145,6 +159,10 @@ class Manifest(_Data):
             names = [spec.name for spec in what]
             if len(set(names)) < len(names):
                 raise ValueError(_TWICE)
+        if self.inputs[0].default is not None:
+            raise ValueError(_NO_SIZE)
+        if self.task not in TASKS or self.model_type not in ARCHITECTURES:
+            raise ValueError(_UNKNOWN)
         if len(set(self.shapes)) < len(self.shapes) or len({len(shape.dims) for shape in self.shapes}) > 1:
             raise ValueError(_TWICE)
         return self
@@ -157,11 +175,6 @@ class Manifest(_Data):
     def without_local_path(self) -> Self:
         """The manifest to publish: it doesn't say where the checkpoint lay on this machine."""
         return self.model_copy(update={"source": self.source.model_copy(update={"path": None})})
-
-
-def describe(content: bytes) -> FileInfo:
-    """What a file of this content must be."""
-    return FileInfo(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 def dump(manifest: Manifest) -> bytes:

@@ -5,13 +5,13 @@ Owns: reading labelled rows, and which metric belongs to which task. The metrics
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from neuronbert import answers
-from neuronbert.errors import LabelledDataError, MissingFileError, MissingTextError
+from neuronbert import answers, rows
+from neuronbert.errors import DataFileError, TextError, first_line
 from neuronbert.report import TaskMetric
 
 if TYPE_CHECKING:
@@ -25,46 +25,98 @@ if TYPE_CHECKING:
 
     Runner = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
-_LABEL_FIELDS: Final[Mapping[str, str]] = {
-    "feature-extraction": "score",
-    "fill-mask": "label",
-    "text-classification": "label",
-    "token-classification": "entities",
-    "question-answering": "answers",
-    "multiple-choice": "label",
-    "next-sentence-prediction": "label",
-    "pre-training": "label",
-    "text-generation": "label",
+
+class _Labelled(BaseModel):
+    """A row's label; its texts are checked by the task's reader."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Score(_Labelled):
+    text_pair: str
+    score: float
+
+
+class _Token(_Labelled):
+    label: str
+
+
+class _Class(_Labelled):
+    label: str | int | float
+
+
+class _Choice(_Labelled):
+    label: Annotated[int, Field(ge=0)]
+
+
+class _Relation(_Labelled):
+    label: Literal[0, 1]
+
+
+class _Entity(_Labelled):
+    start: int
+    end: int
+    label: str
+
+
+class _Entities(_Labelled):
+    entities: list[_Entity]
+
+
+class _Answers(_Labelled):
+    answers: Annotated[list[str], Field(min_length=1)]
+
+
+_LABELLED: Final[Mapping[str, type[_Labelled]]] = {
+    "feature-extraction": _Score,
+    "fill-mask": _Token,
+    "text-classification": _Class,
+    "token-classification": _Entities,
+    "question-answering": _Answers,
+    "multiple-choice": _Choice,
+    "next-sentence-prediction": _Relation,
+    "pre-training": _Relation,
+    "text-generation": _Token,
 }
 
 
-def read(path: Path, task: str) -> tuple[Row, ...]:
-    """The labelled rows of a file, one JSON object a line.
+def read(path: Path, manifest: Manifest, config: Mapping[str, Any]) -> tuple[Row, ...]:
+    """The labelled rows of a file, checked before anything runs.
+
+    Args:
+        path: One JSON object a line.
+        manifest: Of the artifact that they are for: its task and its number of labels.
+        config: The model's config.json, for the names of its labels.
 
     Raises:
         MissingFileError: there is no such file.
-        LabelledDataError: a line isn't a row with a label for this task.
+        DataFileError: a line isn't a row with texts and a label for this task.
     """
-    if not path.is_file():
-        raise MissingFileError(path)
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise LabelledDataError(path, number, "it is not JSON") from error
-        if not isinstance(row, dict) or row.get(_LABEL_FIELDS[task]) is None:
-            raise LabelledDataError(path, number, f"a row for {task} is an object with {_LABEL_FIELDS[task]!r}")
-        rows.append(row)
-    if not rows:
-        raise LabelledDataError(path, 0, "it holds no rows")
-    return tuple(rows)
+    size = manifest.outputs[0].size or 0
+    names = answers.settings(config)["labels"] or {index: f"LABEL_{index}" for index in range(size)}
+    return tuple(_check(path, number, row, manifest.task, names) for number, row in rows.read(path))
+
+
+def _check(path: Path, number: int, row: Row, task: str, names: Mapping[int, str]) -> Row:
+    try:
+        _LABELLED[task].model_validate(row)
+        answers.check(task, row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = first["loc"][0] if first["loc"] else "row"
+        raise DataFileError(path, number, f"{field} for {task}: {first['msg'].lower()}") from error
+    except TextError as error:
+        raise DataFileError(path, number, first_line(error)) from error
+    if task != "text-classification" or len(names) < 2 or row["label"] in names.values():
+        return row
+    if row["label"] not in names:
+        known = ", ".join(f"{index} or {name!r}" for index, name in sorted(names.items()))
+        raise DataFileError(path, number, f"label is {row['label']!r}; the model's are {known}")
+    return {**row, "label": names[row["label"]]}
 
 
 def compare(
-    rows: Sequence[Row],
+    labelled: Sequence[Row],
     manifest: Manifest,
     config: Mapping[str, Any],
     tokenizer: Any,
@@ -73,21 +125,21 @@ def compare(
     """The metrics of the task for both sides.
 
     Args:
-        rows: Labelled rows.
+        labelled: Labelled rows.
         manifest: Of the artifact: its task and shapes.
         config: The model's config.json, for its labels.
         tokenizer: The artifact's.
         runners: The program and the reference: inputs by name to outputs by name.
     """
-    program, reference = (_score(manifest.task, _answer(rows, manifest, config, tokenizer, run)) for run in runners)
+    program, reference = (_score(manifest.task, _answer(labelled, manifest, config, tokenizer, run)) for run in runners)
     return tuple(
-        TaskMetric(name=name, rows=len(rows), program=value, reference=reference[name])
+        TaskMetric(name=name, rows=len(labelled), program=value, reference=reference[name])
         for name, value in program.items()
     )
 
 
 def _answer(
-    rows: Sequence[Row],
+    labelled: Sequence[Row],
     manifest: Manifest,
     config: Mapping[str, Any],
     tokenizer: Any,
@@ -96,7 +148,7 @@ def _answer(
     length = max(shape.sequence_length for shape in manifest.shapes)
     options = {**answers.settings(config), "max_length": length, "top_k": 1}
     answered = []
-    for row in rows:  # one by one: rows of a file may differ in choices, pairs and length
+    for row in labelled:  # one by one: rows of a file may differ in choices, pairs and length
         if manifest.task == "feature-extraction":
             answered.append((row, {"similarity": _similarity(row, tokenizer, run, length)}))
             continue
@@ -106,8 +158,6 @@ def _answer(
 
 
 def _similarity(row: Row, tokenizer: Any, run: Runner, length: int) -> float:
-    if not isinstance(row.get("text_pair"), str):
-        raise MissingTextError("text_pair", list(row))
     vectors = []
     for text in (row["text"], row["text_pair"]):
         call = answers.encode("feature-extraction", tokenizer, [{"text": text}], max_length=length)

@@ -9,7 +9,7 @@ import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import transformers
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from neuronbert.checkpoint import Checkpoint
 
 logger = logging.getLogger("neuronbert")
+
+
+_LAYERS: Final = "encoder.layer."
+"""What the names of an encoder's layers have in common: one that is left over is a layer that would be left out."""
 
 
 class EncoderHead(nn.Module):
@@ -111,13 +115,13 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
     class_name = find_head(checkpoint.architecture, task)
     outputs = find_task(task).outputs
     model, missing = _load_model(checkpoint, class_name)
-    optional = {output.needs for output in outputs if output.needs}
-    if missing and all(name.split(".")[0] in optional for name in missing):
-        # Encoders are often saved without their pooler: such a program has no pooled output.
-        absent = {name.split(".")[0] for name in missing}
-        outputs = tuple(output for output in outputs if output.needs not in absent)
-        logger.info("the checkpoint has no %s; the program goes without", ", ".join(sorted(absent)))
-        missing = ()
+    for part in {output.needs for output in outputs if output.needs}:
+        own = {name for name in model.state_dict() if name.startswith(f"{part}.")}
+        if own and own <= set(missing):
+            # Encoders are often saved without their pooler: such a program has no pooled output.
+            outputs = tuple(output for output in outputs if output.needs != part)
+            logger.warning("the checkpoint has no %s, so the program goes without its output", part)
+            missing = tuple(name for name in missing if name not in own)
     if missing and not allow_random_weights:
         raise HeadWeightsMissingError(task, class_name, missing)
     if task == "text-generation" and not checkpoint.config.get("is_decoder"):
@@ -142,6 +146,9 @@ def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str
             model, info = model_class.from_pretrained(checkpoint.path, **settings, **config)
     except Exception as error:
         raise CheckpointCorruptError(checkpoint.path, f"it makes no {class_name} ({first_line(error)})") from error
+    beyond = [key for key in info["unexpected_keys"] if _LAYERS in key]
+    if beyond:
+        raise CheckpointCorruptError(checkpoint.path, f"its config has no place for {sorted(beyond)[0]}")
     if info.get("mismatched_keys"):
         key = sorted(info["mismatched_keys"])[0][0]
         raise CheckpointCorruptError(checkpoint.path, f"{key} has another shape than its config says")

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from optimum.modeling_base import OptimizedModel
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING
 from transformers import modeling_outputs as output_classes
 from transformers.models.bert import modeling_bert
 
 from neuronbert import hub
 from neuronbert.architectures import find_task
 from neuronbert.artifact import MANIFEST, Artifact, staged
-from neuronbert.checkpoint import Checkpoint
-from neuronbert.errors import InvalidOptionError, WrongHeadError
+from neuronbert.checkpoint import CONFIG, Checkpoint
+from neuronbert.errors import ArtifactCorruptError, InvalidOptionError, WrongHeadError, first_line
 from neuronbert.exporter import export as export_artifact
 from neuronbert.publishing import publish
 from neuronbert.runtime import Session
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     import os
 
     from torch import Tensor
+    from transformers import PretrainedConfig
     from transformers.utils import ModelOutput
+
+    from neuronbert.manifest import Manifest
 
 _SPEC_OPTIONS: Final = ("target", "auto_cast", "auto_cast_type", "allow_random_weights")
 
@@ -55,8 +58,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
     model_type: ClassVar[str | None] = None
 
     def __init__(self, session: Session) -> None:
-        config = AutoConfig.from_pretrained(str(session.artifact.path), local_files_only=True)
-        super().__init__(session, config)
+        super().__init__(session, _config(session))
         self.session = session
         name = find_task(session.manifest.task).output_class
         self._output_class = getattr(output_classes, name, None) or getattr(modeling_bert, name)
@@ -114,11 +116,11 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(model.session, shutil.rmtree, folder, ignore_errors=True)
         return model
 
     @classmethod
-    def _check(cls, manifest: Any) -> None:
+    def _check(cls, manifest: Manifest) -> None:
         if cls.task not in (None, manifest.task):
             raise WrongHeadError(cls.__name__, str(cls.task), manifest.task)
         if cls.model_type not in (None, manifest.model_type):
@@ -156,19 +158,24 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         self,
         save_directory: str | os.PathLike[str],
         push_to_hub: bool = False,
+        repository_id: str | None = None,
         **options: Any,
     ) -> None:
         """Write the artifact to a directory, replacing an artifact that is there.
 
         Args:
             save_directory: Where to.
-            push_to_hub: Push it as well, with the options of `push_to_hub`.
-            options: Of `push_to_hub`.
+            push_to_hub: Push it as well.
+            repository_id: Where to; by default a repository called like the directory.
+            options: The others of the method `push_to_hub`.
 
         Raises:
             OutputExistsError: something else than an artifact is there.
             StorageError: the directory can't be written.
         """
+        if options and not push_to_hub:
+            name, value = next(iter(options.items()))
+            raise InvalidOptionError(name, value, "left out, or used together with push_to_hub=True")
         artifact = self.session.artifact
         if Path(save_directory).resolve() != artifact.path.resolve():
             with staged(save_directory, overwrite=True) as folder:
@@ -176,7 +183,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(artifact.path / name, folder / name)
         if push_to_hub:
-            self.push_to_hub(save_directory, **options)
+            self.push_to_hub(save_directory, repository_id or Path(save_directory).resolve().name, **options)
 
     def push_to_hub(
         self,
@@ -186,6 +193,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         private: bool | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
+        force: bool = False,
     ) -> str:
         """Push a saved artifact to the Hub in one commit.
 
@@ -195,6 +203,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             private: Make it private, if it is made.
             revision: The branch; made if it isn't there.
             token: For the Hub; None takes the one that is logged in.
+            force: Push although the validation failed.
 
         Returns:
             The address of the commit.
@@ -203,10 +212,19 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             NotValidatedError: its validation failed.
             HubError: the Hub refused, or can't be reached. HubAccessError if it is the token.
         """
-        return publish(save_directory, repository_id, private=private, revision=revision, token=token)
+        return publish(save_directory, repository_id, private=private, revision=revision, token=token, force=force)
 
     # OptimizedModel asks its subclasses for these; saving here copies the artifact as it is.
     _save_pretrained = save_pretrained
+
+
+def _config(session: Session) -> PretrainedConfig:
+    # The class goes by the verified manifest: AutoConfig would offer to run code that a config.json names.
+    artifact = session.artifact
+    try:
+        return CONFIG_MAPPING[session.manifest.model_type].from_dict(artifact.config())
+    except Exception as error:  # a hostile config fails wherever transformers first trips over it
+        raise ArtifactCorruptError(artifact.path / CONFIG, f"makes no config ({first_line(error)})") from error
 
 
 def _spec(model_id: str, revision: str | None, task: str | None, options: dict[str, Any]) -> ExportSpec:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from neuronbert import answers, hub, tokenization
 from neuronbert.errors import EmptyInputError
 from neuronbert.runtime import Session
+from neuronbert.shapes import chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from neuronbert.answers import Answer, Row
+    from neuronbert.answers import Reply, Row
 
 
 _TEXTS: Final = "The list of texts"
@@ -39,15 +40,15 @@ class Predictor:
         self.task = session.manifest.task
         self.tokenizer = tokenization.require(session.artifact.path)
         self._settings = answers.settings(session.artifact.config())
-        self._rows = max(shape.batch_size for shape in session.manifest.shapes)
-        self._length = max(shape.sequence_length for shape in session.manifest.shapes)
+        self._shapes = session.manifest.shapes
+        self._length = max(shape.sequence_length for shape in self._shapes)
 
     @classmethod
     def from_pretrained(cls, model: str, *, revision: str | None = None, token: str | bool | None = None) -> Predictor:
         """Verify and load an artifact: a local folder or a Hub id."""
         return cls(Session.open(hub.resolve(model, revision=revision, token=token, files=None).path))
 
-    def predict(self, rows: Sequence[Row], *, truncate: bool = False, top_k: int = 5) -> list[Answer]:
+    def predict(self, rows: Sequence[Row], *, truncate: bool = False, top_k: int = 5) -> list[Reply]:
         """Answer rows of text, as many as there are, in order.
 
         Args:
@@ -67,8 +68,9 @@ class Predictor:
         options: dict[str, Any] = {**self._settings, "top_k": top_k}
         if truncate:
             options["max_length"] = self._length
-        for first in range(0, len(rows), self._rows):
-            yield answers.encode(self.task, self.tokenizer, rows[first : first + self._rows], **options)
+        lengths = [answers.encode(self.task, self.tokenizer, [row], **options).length for row in rows]
+        for some in chunk(self._shapes, lengths):
+            yield answers.encode(self.task, self.tokenizer, [rows[index] for index in some], **options)
 
-    def _answer(self, call: answers.Call) -> list[Answer]:
+    def _answer(self, call: answers.Call) -> list[Reply]:
         return answers.READERS[self.task].decode(call, self.session.run(call.inputs))

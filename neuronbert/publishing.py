@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from neuronbert import card, hub
-from neuronbert.artifact import CARD, MANIFEST, Artifact
+from neuronbert.artifact import CARD, MANIFEST, REPORT, STRAYS, Artifact
 from neuronbert.errors import NotValidatedError
-from neuronbert.manifest import describe, dump
+from neuronbert.manifest import FileInfo, dump
 
 if TYPE_CHECKING:
     import os
@@ -45,7 +45,7 @@ def publish(
         ArtifactError: the artifact isn't what was written.
         NotValidatedError: its validation failed.
         HubAccessError: the Hub refused the token.
-        HubError: anything else went wrong; nothing was pushed.
+        HubError: anything else went wrong; a commit was made whole or not at all.
     """
     artifact = Artifact.open(path)
     report = artifact.report()
@@ -53,11 +53,12 @@ def publish(
         raise NotValidatedError(path)
     manifest = artifact.manifest.without_local_path()
 
-    def files(repository: str) -> dict[str, Path | bytes]:
+    def files(repository: str) -> dict[str, Path | bytes | None]:
         text = card.render(manifest, report, repository).encode()
-        sealed = manifest.model_copy(update={"files": {**manifest.files, CARD: describe(text)}})
+        sealed = manifest.model_copy(update={"files": {**manifest.files, CARD: FileInfo.of(text)}})
+        gone = dict.fromkeys((REPORT, *STRAYS))  # of an artifact that was pushed there before
         own = {name: artifact.path / name for name in manifest.files}
-        return {**own, CARD: text, MANIFEST: dump(sealed)}
+        return {**gone, **own, CARD: text, MANIFEST: dump(sealed)}
 
     message = f"{manifest.source.model}: {manifest.task}, {', '.join(shape.name for shape in manifest.shapes)}"
     return hub.commit(repository_id, files, message=message, private=private, revision=revision, token=token)

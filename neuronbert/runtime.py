@@ -99,7 +99,9 @@ class Session:
         if tuple([output.shape for output in outputs]) != self._shapes[shape]:
             found = ", ".join(str(list(output.shape)) for output in outputs)
             expected = ", ".join(str(list(dims)) for dims in self._shapes[shape])
-            raise ArtifactCorruptError(self.artifact.path, f"gives outputs of shape {found} in place of {expected}")
+            raise ArtifactCorruptError(
+                self.manifest.program_file, f"gives outputs of shape {found} in place of {expected}"
+            )
         return dict(zip(self._names, outputs if full else unpad(outputs, self._outputs, dims), strict=True))
 
     def _check(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[int, ...]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from neuronbert.errors import InvalidShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 MAX_TOKENS = 1 << 20
 """Tokens one program may take in one call; 2**20 is 2048 rows of 512. More is a slip of the keyboard."""
@@ -69,3 +69,25 @@ def smallest_fit(shapes: Iterable[StaticShape], dims: tuple[int, ...]) -> Static
     """The shape with the fewest tokens that a call of these dimensions fits in, or None."""
     fitting = [shape for shape in shapes if shape.fits(dims)]
     return min(fitting, key=lambda shape: (shape.tokens, shape.sequence_length), default=None)
+
+
+def chunk(shapes: Iterable[StaticShape], lengths: Sequence[int]) -> list[range]:
+    """Split rows, in order, over calls that each fit one of the shapes, with as many rows in each as do.
+
+    Args:
+        shapes: What is compiled.
+        lengths: The tokens of each row. One that is longer than every shape gets a call of its own.
+    """
+    room = sorted((shape.sequence_length, shape.batch_size) for shape in shapes)
+
+    def rows_of(length: int) -> int:
+        return max((rows for longest, rows in room if longest >= length), default=1)
+
+    chunks: list[range] = []
+    first = longest = 0
+    for index, length in enumerate(lengths):
+        longest = max(longest, length)
+        if index + 1 - first > rows_of(longest) and index > first:
+            chunks.append(range(first, index))
+            first, longest = index, length
+    return [*chunks, range(first, len(lengths))] if lengths else []

@@ -30,7 +30,7 @@ def load(path: Path) -> Any | None:
     from transformers import AutoTokenizer  # noqa: PLC0415  a second of imports that tensors alone don't need
 
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise TokenizerError(path, first_line(error)) from error
 

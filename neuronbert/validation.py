@@ -74,7 +74,7 @@ def validate(
     Raises:
         ArtifactError: the artifact isn't what was written.
         ReferenceNotFoundError: its checkpoint can't be found.
-        LabelledDataError: a row of `data` can't be used.
+        DataFileError: a row of `data` can't be used.
     """
     progress("verifying the artifact")
     session = Session.open(path)
@@ -82,11 +82,12 @@ def validate(
     progress("loading the reference")
     checkpoint = _find_reference(manifest, model, token)
     if checkpoint.weights_sha256() != manifest.source.weights_sha256:
-        problem = f"the weights in {checkpoint.path} are not those the artifact was exported from"
+        problem = f"the weights given are not those it was exported from, sha256 {manifest.source.weights_sha256}"
         report = _report(session, problem=problem)
+        record = record and model is None  # another checkpoint says nothing about the artifact
     else:
+        rows = metrics.read(Path(data), manifest, session.artifact.config()) if data is not None else ()
         loaded = modeling.load(checkpoint, manifest.task, allow_random_weights=bool(manifest.source.random_weights))
-        rows = metrics.read(Path(data), manifest.task) if data is not None else ()
         checks = tuple(_checks(session, loaded.head, progress))
         scored = _metrics(session, loaded.head, rows) if rows else ()
         report = _report(session, checks=checks, metrics=scored)
@@ -113,6 +114,11 @@ def _checks(session: Session, reference: EncoderHead, progress: Callable[[str], 
     for shape in manifest.shapes:
         progress(f"comparing {shape.name}")
         texts = tokenization.fill(tokenizer, inputs.SAMPLE_TEXTS, shape) if tokenizer else None
+        highest = int(texts["input_ids"].max()) if texts else 0
+        if texts and highest > manifest.inputs[0].maximum:
+            problem = f"the tokenizer gives id {highest}, the model has entries up to {manifest.inputs[0].maximum}"
+            yield Check(shape=shape.name, batch="text", forward=1, output="", problem=problem)
+            texts = None
         for batch in inputs.validation_batches(manifest.inputs, shape, texts):
             expected = _run_reference(reference, manifest, batch.inputs)
             for forward in range(1, FORWARDS + 1):

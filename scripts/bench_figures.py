@@ -21,7 +21,7 @@ from bench_tools import Clocked, Row, alternate, peak_bytes, python, ratios
 
 from neuronbert import NeuronBertModel, StaticShape
 from neuronbert.backends import registry
-from neuronbert.backends.autocast import AutoCast
+from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.inputs import example
 from neuronbert.runtime import Session
 
@@ -138,7 +138,7 @@ def exports(models: Models, rounds: int) -> list[Row]:
 
     return [
         row("none", "bare", nullcontext, EXPORT_TIME),
-        row("matmul", "bare with the same casts", partial(AutoCast, "matmul", "bf16"), EXPORT_TIME),
+        row("matmul", "bare with the same casts", partial(AutoCastMode, "matmul", "bf16"), EXPORT_TIME),
         row("matmul", "bare without any cast", nullcontext, None),
     ]
 

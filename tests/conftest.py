@@ -7,6 +7,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# The models are small: threads that wait for each other take longer than one, most of all where others share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import importlib.util
 import shutil
@@ -95,3 +97,21 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
         return Path(shutil.copytree(artifact, tmp_path / "copy"))
 
     return copy
+
+
+@pytest.fixture
+def swapped(tiny: Callable[..., Path], tmp_path: Path) -> Callable[[Path], Path]:
+    """Puts another model's program into an artifact, sealed as if it were its own."""
+
+    def swap(artifact: Path) -> Path:
+        from neuronbert import Artifact, export
+        from neuronbert.artifact import seal
+
+        manifest = Artifact.open(artifact).manifest
+        other = ExportSpec(str(tiny(manifest.task, initializer_range=0.3)), manifest.shapes, manifest.task)
+        export(other, tmp_path / "other-artifact")
+        shutil.copy(tmp_path / "other-artifact" / "model.neuron", artifact)
+        seal(artifact, manifest)
+        return artifact
+
+    return swap

@@ -1,13 +1,13 @@
 """neuronbert predict."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from neuronbert.errors import LabelledDataError, MissingFileError
+from neuronbert import rows
+from neuronbert.errors import InvalidOptionError
 
 from .. import _output
 from .._options import ArtifactArgument, Json, Revision, Token
@@ -30,18 +30,18 @@ def predict(
 
     Example: neuronbert predict out/ "Paris is the [MASK] of France."
     """
-    rows = _rows(texts, file, pair, context, choice)
+    asked = _rows(texts, file, pair, context, choice)
     with _output.progress() as progress:
         progress("loading")
         from neuronbert import Predictor
 
         predictor = Predictor.from_pretrained(artifact, revision=revision, token=token)
         progress("answering")
-        answers = predictor.predict(rows, truncate=truncate, top_k=top_k)
+        answers = predictor.predict(asked, truncate=truncate, top_k=top_k)
     if json_:
         _output.as_json(answers)
         return
-    for row, answer in zip(rows, answers, strict=True):
+    for row, answer in zip(asked, answers, strict=True):
         _output.data(_line(row, answer))
 
 
@@ -53,8 +53,12 @@ def _rows(
     choices: list[str] | None,
 ) -> list[dict[str, Any]]:
     if file is not None:
-        return _read(file)
-    lines = texts or [] if texts or sys.stdin.isatty() else sys.stdin.read().splitlines()
+        if texts or pair or context or choices:
+            raise InvalidOptionError("--file", str(file), "used without texts, --pair, --context and --choice")
+        return [row for _, row in rows.read(file)]
+    if (pair, context, choices).count(None) < 2:
+        raise InvalidOptionError("--pair", pair, "used without --context and --choice, which are for other tasks")
+    lines = texts or ([] if sys.stdin.isatty() else sys.stdin.read().splitlines())
     if context is not None:
         return [{"question": text, "context": context} for text in lines]
     if choices:
@@ -62,21 +66,6 @@ def _rows(
     if pair is not None:
         return [{"text": text, "text_pair": pair} for text in lines]
     return [{"text": text} for text in lines]
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        raise MissingFileError(file)
-    rows = []
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise LabelledDataError(file, number, "it is not JSON") from error
-        if not isinstance(row, dict):
-            raise LabelledDataError(file, number, "it is not an object")
-        rows.append(row)
-    return rows
 
 
 def _line(row: dict[str, Any], answer: dict[str, Any]) -> str:

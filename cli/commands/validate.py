@@ -37,14 +37,14 @@ def validate(
         from neuronbert import validate as run
 
         found = run(artifact, model=model, data=data, token=token, record=record, progress=progress)
-    if report is not None:
-        _write(found, report)
     if json_:
         from neuronbert.report import to_json
 
         _output.data(to_json(found).rstrip())
     else:
         _show(found)
+    if report is not None:
+        _write(found, report)
     found.raise_if_failed()
 
 

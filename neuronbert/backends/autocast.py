@@ -1,9 +1,9 @@
 """The Neuron compiler's auto-cast, done in the graph on a CPU.
 
 Owns: rounding fp32 values to what a lower type can hold, and where that happens. `matmul` rounds the operands of
-every matrix product and accumulates in fp32; `all` rounds every weight and the result of every operation, while
-softmax and LayerNorm work in fp32 inside (the compiler's mixed-precision accumulation, its default). Values stay in
-fp32 tensors throughout. Source: Neuron Compiler CLI reference, `--auto-cast` and `--auto-cast-type`.
+every matrix product that is called as such and accumulates in fp32; `all` rounds every weight and the result of every
+operation, while softmax and LayerNorm work in fp32 inside (the compiler's mixed-precision accumulation, its default).
+Values stay in fp32 tensors throughout. Source: Neuron Compiler CLI reference, `--auto-cast` and `--auto-cast-type`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ _MOVES = frozenset(
 """Operations that only move values: what was rounded before stays so."""
 
 
-class AutoCast(TorchFunctionMode):
+class AutoCastMode(TorchFunctionMode):
     """While active, lowers fp32 operations as the compiler would; under a tracer, in the traced graph.
 
     Args:
@@ -166,7 +166,8 @@ class AutoCast(TorchFunctionMode):
             groups = query.shape[-3] // key.shape[-3]
             key, value = (part.repeat_interleave(groups, dim=-3) for part in (key, value))
         factor = query.shape[-1] ** -0.5 if scale is None else scale
-        scores: Tensor = torch.matmul(self._lower(query), self._lower(key).transpose(-1, -2)) * factor
+        scores = self._finish(torch.matmul(self._lower(query), self._lower(key).transpose(-1, -2)))
+        scores = self._finish(scores * factor)
         if is_causal:
             attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -176,5 +177,7 @@ class AutoCast(TorchFunctionMode):
         if self._all:
             # A row that is masked as a whole stays finite, as it does in fp32.
             scores = self._lower(scores).clamp(min=self._lowest)
-        context = torch.matmul(self._lower(torch.softmax(scores, dim=-1)), self._lower(value))
-        return self._lower(context) if self._all else context
+        return self._finish(torch.matmul(self._lower(torch.softmax(scores, dim=-1)), self._lower(value)))
+
+    def _finish(self, result: Tensor) -> Tensor:
+        return self._lower(result) if self._all else result

@@ -60,7 +60,7 @@ class Compiler(Protocol):
 
         Args:
             head: Positional tensors in, a tuple of tensors out; in eval mode.
-            examples: Inputs of each static shape, smallest first.
+            examples: Inputs of each static shape, in the spec's order.
             spec: The compiler's settings.
             folder: A staged folder.
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.backends.autocast import AutoCast
+from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import Availability, Compiled
 from neuronbert.errors import ArtifactCorruptError, first_line
 from neuronbert.manifest import CompilerInfo, ProgramSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -33,14 +34,14 @@ PROGRAM_FILE: Final = "model.neuron"
 _FILE_OVERHEAD: Final = 4 << 20
 """Bytes of a program file beside its weights, generously."""
 _AVAILABLE: Final = Availability(ok=True)
-_FORBIDDEN: Final = (
-    "aten::from_file",
-    "aten::save",
-    "prim::PythonOp",
-    "aten::_load",
-    "prim::profile",
+_NAMESPACES: Final = ("aten::", "prim::")
+_FORBIDDEN: Final = frozenset(
+    {"aten::from_file", "aten::save", "aten::_print", "aten::wait", "prim::PythonOp", "prim::Print", "prim::fork"}
+    | {"prim::rpc_async", "prim::rpc_sync", "prim::rpc_remote", "prim::awaitable", "prim::CudaFusionGroup"}
 )
-"""Operators with effects outside the program; no traced encoder has one."""
+"""Operators of those namespaces that act outside the program; no traced encoder has one."""
+_HOOKS: Final = (b"__setstate__", b"torch.classes")
+"""What in a program's code would act while it is loaded."""
 
 
 class CpuCompiler:
@@ -61,7 +62,7 @@ class CpuCompiler:
         programs = _name_methods(tuple(examples))
         flat = _Flat(head, [program.method for program in programs])
         inputs = {program.method: examples[program.shape] for program in programs}
-        cast = nullcontext() if spec.auto_cast == "none" else AutoCast(spec.auto_cast, spec.auto_cast_type)
+        cast = nullcontext() if spec.auto_cast == "none" else AutoCastMode(spec.auto_cast, spec.auto_cast_type)
         with torch.no_grad(), warnings.catch_warnings(), cast:
             warnings.simplefilter("ignore")  # each Python branch on a shape warns; shapes are static here
             module: Any = torch.jit.trace_module(  # type: ignore[no-untyped-call]
@@ -110,12 +111,13 @@ class CpuRuntime:
         """The programs of the file, by shape."""
         methods = [program.method for program in manifest.programs]
         try:
+            _refuse_hooks(path)
             module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
             _refuse_effects(module, methods, path)
             extra = [method for method in methods if method != "forward"]
             frozen = torch.jit.freeze(module, preserved_attrs=extra)
             return {program.shape: getattr(frozen, program.method) for program in manifest.programs}
-        except (RuntimeError, AttributeError, ValueError) as error:
+        except (RuntimeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
             raise ArtifactCorruptError(path, f"is not a program for the cpu target ({first_line(error)})") from error
 
 
@@ -144,16 +146,35 @@ def _name_methods(shapes: tuple[StaticShape, ...]) -> tuple[ProgramSpec, ...]:
 
 
 def _save(module: Any, path: Path) -> None:
-    # TorchScript's writer aborts the whole process when the disk is full, so the room is claimed first.
+    # TorchScript's writer aborts the whole process when the disk is full, so it is asked first whether the file fits.
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, size + _FILE_OVERHEAD)
     torch.jit.save(module, str(path))
 
 
+def _refuse_hooks(path: Path) -> None:
+    """Look at the code of an archive before TorchScript does: loading it may already run some of it."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if len(set(names)) < len(names):  # two readers may take different ones
+            raise ArtifactCorruptError(path, "holds two members of one name")
+        for name in names:
+            if "/code/" in name and name.endswith(".py"):
+                code = archive.read(name)
+                if any(hook in code for hook in _HOOKS):
+                    raise ArtifactCorruptError(path, "has code that would run while it is loaded")
+
+
 def _refuse_effects(module: Any, methods: list[str], path: Path) -> None:
     for method in methods:
-        graph = getattr(module, method).inlined_graph
-        for name in _FORBIDDEN:
-            if graph.findAllNodes(name, recurse=True):
-                raise ArtifactCorruptError(path, f"contains the operator {name}, which no encoder needs")
+        for kind in _kinds(getattr(module, method).inlined_graph):
+            if kind in _FORBIDDEN or not kind.startswith(_NAMESPACES):
+                raise ArtifactCorruptError(path, f"contains the operator {kind}, which no encoder needs")
+
+
+def _kinds(block: Any) -> Iterator[str]:
+    for node in block.nodes():
+        yield node.kind()
+        for inner in node.blocks():
+            yield from _kinds(inner)

@@ -111,14 +111,8 @@ def test_wrong_use_is_one_line_and_an_exit_code(
         assert done.err.count("\n") == 1
 
 
-def test_a_failed_validation_exits_1_and_writes_both_reports(run, exported, copied, tiny, tmp_path: Path) -> None:
-    from neuronbert.artifact import seal
-
-    artifact = copied(exported("fill-mask"))
-    other = ["--model", tiny("fill-mask", initializer_range=0.3), "--batch-size", "2", "--sequence-length", "32"]
-    assert run("export", *other, tmp_path / "other").code == 0
-    (artifact / "model.neuron").write_bytes((tmp_path / "other" / "model.neuron").read_bytes())
-    seal(artifact, Artifact.open(artifact, verify=False).manifest)
+def test_a_failed_validation_exits_1_and_writes_both_reports(run, exported, copied, swapped, tmp_path: Path) -> None:
+    artifact = swapped(copied(exported("fill-mask")))
     done = run("validate", artifact, "--report", tmp_path / "reports" / "bert.json")
     assert done.code == 1
     assert "FAILED" in done.out

@@ -13,7 +13,7 @@ import neuronbert
 from neuronbert import Artifact, ExportSpec, NeuronAutoModel, NeuronBertModel, StaticShape, publish
 from neuronbert import hub as door
 from neuronbert.errors import HubAccessError, HubError, InvalidOptionError, ModelNotFoundError, NotValidatedError
-from neuronbert.manifest import describe, parse
+from neuronbert.manifest import FileInfo, parse
 from tests.support.hub_server import HubServer, refusal
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def validated(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def failed(plain: Path, copied: Callable[[Path], Path], tiny: Callable[..., Path]) -> Path:
-    """An artifact that did not: what it was compared with is another model."""
-    folder = copied(plain)
-    assert not neuronbert.validate(folder, model=str(tiny("feature-extraction", num_hidden_layers=1))).passed
+def failed(plain: Path, copied: Callable[[Path], Path], swapped: Callable[[Path], Path]) -> Path:
+    """An artifact that did not."""
+    folder = swapped(copied(plain))
+    assert not neuronbert.validate(folder).passed
     return folder
 
 
@@ -90,9 +90,9 @@ def assert_whole(commit: Commit, artifact: Path, repository: str = REPO) -> None
     pushed = {name: content for name, content in commit.files.items() if name != ".gitattributes"}
     card, manifest = pushed.pop("README.md"), parse(pushed.pop("neuronbert.json"))
     assert f'Predictor.from_pretrained("{repository}")' in card.decode()
-    assert manifest.files["README.md"] == describe(card)
+    assert manifest.files["README.md"] == FileInfo.of(card)
     expected = parse(local.pop("neuronbert.json")).without_local_path()
-    assert manifest == expected.model_copy(update={"files": {**expected.files, "README.md": describe(card)}})
+    assert manifest == expected.model_copy(update={"files": {**expected.files, "README.md": FileInfo.of(card)}})
     assert pushed == {name: content for name, content in local.items() if name != "README.md"}
 
 
@@ -145,6 +145,8 @@ def test_an_artifact_that_failed_is_pushed_by_force_only(hub: HubServer, failed:
     commit = hub.repos[REPO].branches["main"][-1]
     assert_whole(commit, failed)
     assert b"## Validation: FAILED" in commit.files["README.md"]
+    place = str(Artifact.open(failed).manifest.source.path).encode()
+    assert [name for name, content in commit.files.items() if place in content or str(failed).encode() in content] == []
 
 
 def test_private_makes_a_repository_that_only_the_token_opens(hub: HubServer, plain: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neuronbert import Artifact, StaticShape, validate
 from neuronbert.artifact import seal
-from neuronbert.errors import LabelledDataError, MissingTextError, ReferenceNotFoundError, ValidationFailedError
+from neuronbert.errors import DataFileError, ReferenceNotFoundError, ValidationFailedError
 from neuronbert.report import to_json, to_junit
 
 Outputs = tuple[Tensor, Tensor]
@@ -117,12 +117,22 @@ def test_a_program_right_on_its_first_call_fails_on_the_second_only(artifact: Pa
 
 def test_the_weights_of_another_checkpoint_fail(artifact: Path, exported, tiny) -> None:
     other = tiny("feature-extraction", initializer_range=0.3)
-    report = validate(artifact, model=str(other))
-    assert report.failures == (f"the weights in {other} are not those the artifact was exported from",)
-    swapped = exported("pre-training")
-    shutil.copy(swapped / "model.neuron", artifact / "model.neuron")
-    seal(artifact, Artifact.open(artifact, verify=False).manifest)
-    assert not validate(artifact).passed
+    (failure,) = validate(artifact, model=str(other)).failures
+    assert "the weights given are not those it was exported from" in failure
+    assert Artifact.open(artifact).report() is None, "a wrong --model says nothing about the artifact"
+
+
+def test_the_program_of_another_checkpoint_fails(artifact: Path, swapped) -> None:
+    assert not validate(swapped(artifact)).passed
+
+
+def test_a_tokenizer_of_another_vocabulary_fails(tiny, tmp_path: Path) -> None:
+    from neuronbert import ExportSpec, export
+
+    small = tiny("fill-mask", vocab_size=1000)
+    export(ExportSpec(str(small), (StaticShape(1, 16),)), tmp_path / "out")
+    (failure,) = validate(tmp_path / "out").failures
+    assert "the model has entries up to 999" in failure
 
 
 def test_the_verdict_is_recorded_and_the_artifact_stays_sealed(artifact: Path) -> None:
@@ -182,7 +192,7 @@ LABELLED = {
     ),
     "fill-mask": ([{"text": "The [MASK] sat.", "label": "cat"}], {"accuracy"}),
     "text-classification": (
-        [{"text": "Fine.", "label": "LABEL_0"}, {"text": "Bad.", "label": "LABEL_1"}],
+        [{"text": "Fine.", "label": "LABEL_0"}, {"text": "Bad.", "label": 1}],
         {"accuracy"},
     ),
     "token-classification": (
@@ -229,11 +239,15 @@ def test_the_metric_counts_right_answers(exported, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("", LabelledDataError),
-        ("not json", LabelledDataError),
-        ("[1]", LabelledDataError),
-        ('{"text": "no label"}', LabelledDataError),
-        ('{"label": "no text"}', MissingTextError),
+        ("", DataFileError),
+        ("not json", DataFileError),
+        ("[1]", DataFileError),
+        ('{"text": "no label"}', DataFileError),
+        ('{"label": "LABEL_0"}', DataFileError),
+        ('{"text": "", "label": "LABEL_0"}', DataFileError),
+        ('{"text": "A text.", "label": "no such label"}', DataFileError),
+        ('{"text": "A text.", "label": 7}', DataFileError),
+        ('{"text": "A text.", "label": ["LABEL_0"]}', DataFileError),
     ],
 )
 def test_labelled_data_that_cannot_be_used_is_refused(exported, tmp_path: Path, content: str, error: type) -> None:

@@ -253,11 +253,14 @@ class HubServer(ThreadingHTTPServer):
         return Reply({})
 
     def create_commit(self, ask: Exchange) -> Reply:
-        header, *operations = (json.loads(line)["value"] for line in ask.body.splitlines())
+        (_, header), *operations = (json.loads(line).values() for line in ask.body.splitlines())
         if header.get("parentCommit", ask.commit.oid) != ask.commit.oid:
             return refusal(412, "A commit has happened since. Please refresh and try again.")
         files = dict(ask.commit.files)
-        for file in operations:
+        for key, file in operations:
+            if key == "deletedFile":
+                del files[file["path"]]
+                continue
             blob = self.blobs.get(file.get("oid", ""))
             content = b64decode(file["content"]) if "content" in file else blob
             if content is None:

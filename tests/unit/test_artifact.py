@@ -207,3 +207,11 @@ def test_a_program_or_config_without_a_digest_is_refused(artifact: Path, name: s
 def test_a_name_too_long_for_any_folder_is_a_missing_one() -> None:
     with pytest.raises(MissingFileError):
         Artifact.open("a" * 5000)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt", "chat_template.jinja"])
+def test_a_file_that_a_reader_would_take_up_must_be_in_the_manifest(tmp_path: Path, name: str) -> None:
+    folder = write_artifact(tmp_path / "artifact")
+    (folder / name).write_text("planted")
+    with pytest.raises(ArtifactCorruptError, match="not part of the artifact"):
+        Artifact.open(folder)

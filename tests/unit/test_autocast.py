@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from neuronbert.backends.autocast import ROUNDINGS, AutoCast, round_bf16, round_fp8_e4m3, round_tf32
+from neuronbert.backends.autocast import ROUNDINGS, AutoCastMode, round_bf16, round_fp8_e4m3, round_tf32
 
 
 def whole_numbers(*dims: int, seed: int = 0) -> Tensor:
@@ -78,7 +78,7 @@ SUMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 def test_every_matrix_product_is_one_of_rounded_operands(mode: str, product: Callable[..., Tensor]) -> None:
     left, right = whole_numbers(3, 7), whole_numbers(7, 4, seed=1)
     expected = torch.tensor(multiply(left.tolist(), right.tolist()))
-    with AutoCast(mode, "bf16"):
+    with AutoCastMode(mode, "bf16"):
         result = product(left, right)
     assert torch.equal(result, round_bf16(expected) if mode == "all" else expected)
     assert not torch.equal(expected, left @ right)
@@ -88,10 +88,10 @@ def test_every_matrix_product_is_one_of_rounded_operands(mode: str, product: Cal
 def test_what_is_added_to_a_product_is_rounded_in_all_mode_only(product: Callable[..., Tensor]) -> None:
     left, right, addend = whole_numbers(3, 7), whole_numbers(7, 4, seed=1), torch.full((4,), 2.0**18 + 2**9 + 1)
     expected = torch.tensor(multiply(left.tolist(), right.tolist()))
-    with AutoCast("matmul", "bf16"):
+    with AutoCastMode("matmul", "bf16"):
         result = product(addend, left, right)
     assert torch.equal(result, expected + addend)
-    with AutoCast("all", "bf16"):
+    with AutoCastMode("all", "bf16"):
         result = product(addend, left, right)
     assert torch.equal(result, round_bf16(expected + 2**18))
     assert not torch.equal(result, round_bf16(expected + addend))
@@ -118,7 +118,7 @@ def test_attention_is_two_products_of_rounded_operands(kind: str) -> None:
     visible = {"none": torch.ones(4, 4).bool(), "causal": torch.ones(4, 4).bool().tril()}.get(kind, visible)
     bias = torch.zeros(4, 4).masked_fill(~visible, -math.inf)
     options = {"none": {}, "causal": {"is_causal": True}, "bool": {"attn_mask": visible}}.get(kind, {"attn_mask": bias})
-    with AutoCast("matmul", "bf16"):
+    with AutoCastMode("matmul", "bf16"):
         result = F.scaled_dot_product_attention(query, key, value, **options)
     exact = F.scaled_dot_product_attention(query, key, value, **options)
     expected = attention((query, key, value), bias.tolist())
@@ -131,7 +131,7 @@ def test_attention_of_grouped_heads_is_that_of_repeated_ones(mode: str) -> None:
     query = whole_numbers(1, 6, 4, 8) / 1024
     key, value = (whole_numbers(1, 2, 5, 8, seed=seed) / 1024 for seed in (1, 2))
     repeated = [torch.cat([part[:, :1]] * 3 + [part[:, 1:]] * 3, dim=1) for part in (key, value)]
-    with AutoCast(mode, "bf16"):
+    with AutoCastMode(mode, "bf16"):
         result = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
         expected = F.scaled_dot_product_attention(query, *repeated)
     assert torch.equal(result, expected)
@@ -140,7 +140,7 @@ def test_attention_of_grouped_heads_is_that_of_repeated_ones(mode: str) -> None:
 
 def test_attention_takes_the_scale_that_it_is_given() -> None:
     tensors = [whole_numbers(1, 1, 2, 4, seed=seed) / 1024 for seed in range(3)]
-    with AutoCast("matmul", "fp16"):
+    with AutoCastMode("matmul", "fp16"):
         result = F.scaled_dot_product_attention(*tensors, scale=2.0)
     assert torch.allclose(result, F.scaled_dot_product_attention(*tensors, scale=2.0), atol=1e-3)
 
@@ -149,7 +149,7 @@ def test_matmul_mode_leaves_everything_else_in_fp32() -> None:
     values = whole_numbers(3, 8) + 0.123
     layer = nn.LayerNorm(8)
     for operation in (torch.exp, F.gelu, layer, lambda x: x + 1.001, lambda x: torch.softmax(x, -1)):
-        with AutoCast("matmul", "bf16"):
+        with AutoCastMode("matmul", "bf16"):
             result = operation(values)
         assert torch.equal(result, operation(values))
 
@@ -157,28 +157,28 @@ def test_matmul_mode_leaves_everything_else_in_fp32() -> None:
 def test_all_mode_rounds_the_result_of_every_operation() -> None:
     values = whole_numbers(3, 8) / 1000
     for operation in (torch.exp, F.gelu, torch.tanh, lambda x: x + 1.001, lambda x: torch.softmax(x, -1)):
-        with AutoCast("all", "bf16"):
+        with AutoCastMode("all", "bf16"):
             result = operation(values)
         assert torch.equal(result, round_bf16(operation(values)))
 
 
 def test_what_only_moves_values_is_not_rounded() -> None:
     values = whole_numbers(2, 6)
-    with AutoCast("all", "bf16"):
+    with AutoCastMode("all", "bf16"):
         moved = values.view(3, 4).transpose(0, 1).contiguous().reshape(2, 6)[:, 1:]
     assert torch.equal(moved.sort().values, values.view(3, 4).T.reshape(2, 6)[:, 1:].sort().values)
 
 
 def test_whole_numbers_and_truth_values_are_left_alone() -> None:
     ids = torch.tensor([30521, 257])
-    with AutoCast("all", "bf16"):
+    with AutoCastMode("all", "bf16"):
         assert (ids + 0).tolist() == [30521, 257]
         assert (ids > 300).tolist() == [True, False]
 
 
 def test_an_embedding_is_looked_up_in_a_rounded_table() -> None:
     table = nn.Embedding(5, 4)
-    with torch.no_grad(), AutoCast("all", "bf16"):
+    with torch.no_grad(), AutoCastMode("all", "bf16"):
         result = table(torch.tensor([3, 1]))
     assert torch.equal(result, round_bf16(table.weight[[3, 1]]))
 
@@ -188,7 +188,7 @@ def test_all_mode_rounds_the_bias_of_a_linear_layer() -> None:
     layer = nn.Linear(1, 1)
     nn.init.ones_(layer.weight)
     nn.init.constant_(layer.bias, 2**-8 + 2**-18)
-    with torch.no_grad(), AutoCast("all", "bf16"):
+    with torch.no_grad(), AutoCastMode("all", "bf16"):
         result = layer(torch.ones(1, 1))
     assert result.item() == 1.0
 
@@ -203,7 +203,7 @@ def test_all_mode_rounds_the_weights_of_a_layer_norm(call: Callable[[Tensor, nn.
     nn.init.constant_(layer.weight, 1.0029)
     nn.init.constant_(layer.bias, 0.3333)
     values = whole_numbers(64, 8)
-    with torch.no_grad(), AutoCast("all", "bf16"):
+    with torch.no_grad(), AutoCastMode("all", "bf16"):
         result = call(values, layer)
     weights = [round_bf16(parameter.detach()) for parameter in (layer.weight, layer.bias)]
     assert torch.equal(result, round_bf16(F.layer_norm(values, (8,), *weights)))
@@ -216,7 +216,7 @@ def test_a_row_that_attends_to_nothing_is_the_mean_of_all(name: str, lowest: flo
     value = ROUNDINGS[name](value)
     visible = torch.tensor([[False, False], [False, True]])
     mask = visible if lowest is None else torch.zeros(2, 2).masked_fill(~visible, lowest)
-    with AutoCast("all", name):
+    with AutoCastMode("all", name):
         result = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     assert torch.equal(result[0, 0, 0], ROUNDINGS[name](value[0, 0].mean(dim=0)))
     assert torch.equal(result[0, 0, 1], value[0, 0, 1])
@@ -225,6 +225,6 @@ def test_a_row_that_attends_to_nothing_is_the_mean_of_all(name: str, lowest: flo
 @pytest.mark.parametrize(("name", "rounding"), [("tf32", round_tf32), ("fp8_e4m3", round_fp8_e4m3)])
 def test_the_mode_rounds_to_the_type_that_it_is_given(name: str, rounding: Callable[[Tensor], Tensor]) -> None:
     left, right = whole_numbers(3, 7) / 7, whole_numbers(7, 4, seed=1) / 7
-    with AutoCast("matmul", name):
+    with AutoCastMode("matmul", name):
         result = left @ right
     assert torch.equal(result, rounding(left) @ rounding(right))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from neuronbert.architectures import TASKS
 from neuronbert.manifest import (
     FileInfo,
     FormatVersionError,
@@ -16,7 +17,6 @@ from neuronbert.manifest import (
     OutputSpec,
     ProgramSpec,
     Source,
-    describe,
     dump,
     parse,
 )
@@ -29,7 +29,10 @@ words = st.text(st.characters(codec="utf-8"), max_size=12)
 file_names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,8}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,8}){0,2}", fullmatch=True)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 numbers = st.integers(0, 2**40)
-inputs = st.builds(InputSpec, name=words, maximum=numbers, default=st.none() | numbers, padding=numbers)
+fillings = st.integers(0, 9)
+inputs = st.builds(
+    InputSpec, name=words, maximum=st.integers(9, 2**31 - 1), default=st.none() | fillings, padding=fillings
+)
 outputs = st.builds(
     OutputSpec,
     name=words,
@@ -62,11 +65,11 @@ sources = st.builds(
 )
 manifests = st.builds(
     make_manifest,
-    task=words,
+    task=st.sampled_from(sorted(TASKS)),
     created=words,
     target=words,
     program_file=file_names,
-    inputs=some(inputs, "name"),
+    inputs=some(inputs, "name").map(lambda specs: (specs[0].model_copy(update={"default": None}), *specs[1:])),
     outputs=some(outputs, "name"),
     programs=programs_of(st.none()) | programs_of(st.integers(1, 9)),
     source=sources,
@@ -234,11 +237,26 @@ def test_a_name_can_not_be_given_twice(field: str) -> None:
 
 def test_a_file_is_described_by_its_size_and_its_digest() -> None:
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert describe(b"") == FileInfo(sha256=empty, size=0)
-    assert describe(b"abc").size == 3
+    assert FileInfo.of(b"") == FileInfo(sha256=empty, size=0)
+    assert FileInfo.of(b"abc").size == 3
 
 
 def test_a_refusal_is_one_line_whatever_the_field_is_called() -> None:
     with pytest.raises(ManifestError) as caught:
         parse(reseal(DUMPED, **{"a\nb": 1}))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "no-such-task"},
+        {"model_type": "no-such-model"},
+        {"inputs": [{"name": "input_ids", "dtype": "int64", "maximum": 9, "default": 1, "padding": 0}]},
+        {"inputs": [{"name": "input_ids", "dtype": "int64", "maximum": 9, "default": None, "padding": 10}]},
+        {"inputs": [{"name": "input_ids", "dtype": "int64", "maximum": 2**31, "default": None, "padding": 0}]},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_no_loader_could_serve_is_refused(changes: dict[str, object]) -> None:
+    assert refused(reseal(dump(make_manifest()), **changes))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronbert.errors import InvalidShapeError
-from neuronbert.shapes import MAX_TOKENS, StaticShape, smallest_fit
+from neuronbert.shapes import MAX_TOKENS, StaticShape, chunk, smallest_fit
 
 pairs = st.builds(StaticShape, st.integers(1, 12), st.integers(1, 40))
 triples = st.builds(StaticShape, st.integers(1, 6), st.integers(1, 20), st.integers(1, 5))
@@ -90,3 +90,22 @@ def test_the_limit_on_tokens_is_the_last_one_allowed() -> None:
 def test_an_absurdly_large_size_is_refused_like_any_other() -> None:
     with pytest.raises(InvalidShapeError):
         StaticShape(10**5000, 1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 8), st.integers(1, 64)), min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(1, 64), max_size=40),
+)
+def test_rows_are_split_over_calls_that_fit(sizes: list[tuple[int, int]], lengths: list[int]) -> None:
+    shapes = [StaticShape(*size) for size in sizes]
+    chunks = chunk(shapes, lengths)
+    assert [index for some in chunks for index in some] == list(range(len(lengths)))
+    for some in chunks:
+        dims = (len(some), max(lengths[index] for index in some))
+        fitting = any(shape.fits(dims) for shape in shapes)
+        assert fitting or len(some) == 1, "a row that fits nowhere stands alone, and is refused when it is run"
+
+
+def test_a_call_takes_as_many_rows_as_fit() -> None:
+    shapes = [StaticShape(4, 8), StaticShape(1, 32)]
+    assert chunk(shapes, [5, 5, 5, 5, 5, 20, 5]) == [range(4), range(4, 5), range(5, 6), range(6, 7)]

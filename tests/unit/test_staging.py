@@ -172,7 +172,7 @@ def test_a_parent_that_may_not_be_written_is_a_storage_error(tmp_path: Path) -> 
 
 def test_a_full_disk_is_a_storage_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
     said = run_python(DISK_FULL, tmp_path / "out")
-    assert said.startswith(f"{tmp_path / 'out'} can't be written: File too large. Nothing was left behind")
+    assert said.startswith(f"{tmp_path / 'out'} can't be written: File too large. Choose another place")
     assert names(tmp_path) == []
 
 
