@@ -9,8 +9,11 @@ import torch
 import transformers
 
 from neuronbert import ExportSpec, NeuronBertModel, StaticShape, export
-from tests.support.emulation import Bert
+from tests.support.emulation import ROUNDINGS, Bert
 
+# How far a program may lie from its emulation, over how far that lies from fp32. The finer the type, the smaller the
+# drift, and the more of it are the values that fall to the other side.
+LIMIT = {"bf16": 0.05, "fp8_e4m3": 0.05, "fp16": 0.3, "tf32": 0.3}
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "Berlin is the capital of Germany."]
 
 
@@ -45,36 +48,39 @@ def test_the_fp32_program_equals_transformers_eager(programs, given, minilm: Pat
 
 
 def test_the_independent_encoder_is_right_in_float64(programs, given, minilm: Path) -> None:
-    expected = Bert(minilm, heads=12, lowered=False).hidden(*given.values()).float()
+    expected = Bert(minilm, heads=12).hidden(*given.values()).float()
     ours = real(programs["none"](**given).last_hidden_state, given)
     torch.testing.assert_close(ours, real(expected, given), rtol=1e-5, atol=1e-5)
 
 
-def drifts(emulated: torch.Tensor, exact: torch.Tensor, ours: torch.Tensor) -> tuple[float, float, float]:
-    """Mean distances: program from emulation, emulation from fp32, program from fp32."""
-    return tuple(
-        float((one - other).abs().mean()) for one, other in ((ours, emulated), (emulated, exact), (ours, exact))
-    )
-
-
-def test_one_layer_in_bf16_equals_an_independent_emulation(given, minilm: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "one-layer"
+@pytest.fixture(scope="module")
+def one_layer(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one-layer")
     transformers.BertModel.from_pretrained(minilm, num_hidden_layers=1).save_pretrained(folder)
-    outputs = {}
-    for cast in ("none", "matmul"):
-        model = NeuronBertModel.from_pretrained(folder, export=True, batch_size=2, sequence_length=64, auto_cast=cast)
-        outputs[cast] = real(model(**given).last_hidden_state, given)
-    emulated = real(Bert(folder, heads=12, lowered=True).hidden(*given.values()).float(), given)
-    apart, drift, _ = drifts(emulated, outputs["none"], outputs["matmul"])
-    # An operand that lies half-way between two bf16 values falls to either side, as fp32 and float64 sums differ: a
-    # few values in a layer do. A cast that is missing or too many moves all of them, by as much as the drift itself.
-    assert apart < 0.02 * drift
+    return folder
+
+
+def lowered(folder: Path, given: dict[str, torch.Tensor], mode: str, dtype: str) -> torch.Tensor:
+    casts = {"auto_cast": mode, "auto_cast_type": dtype}
+    model = NeuronBertModel.from_pretrained(folder, export=True, batch_size=2, sequence_length=64, **casts)
+    return real(model(**given).last_hidden_state, given)
+
+
+@pytest.mark.parametrize("dtype", ROUNDINGS)
+@pytest.mark.parametrize("mode", ["matmul", "all"])
+def test_a_lowered_layer_equals_an_independent_emulation(given, one_layer: Path, mode: str, dtype: str) -> None:
+    exact = real(Bert(one_layer, heads=12).hidden(*given.values()).float(), given)
+    emulated = real(Bert(one_layer, heads=12, mode=mode, dtype=dtype).hidden(*given.values()).float(), given)
+    ours = lowered(one_layer, given, mode, dtype)
+    # A value that lies half-way between two of the type falls to either side, as fp32 and float64 sums differ: a few
+    # in a layer do. A cast that is missing, or one too many, moves all of them, as far as the drift itself.
+    drift = (emulated - exact).abs().mean()
+    assert (ours - emulated).abs().mean() < LIMIT[dtype] * drift
 
 
 def test_six_layers_in_bf16_drift_as_far_as_an_independent_emulation(programs, given, minilm: Path) -> None:
-    emulated = real(Bert(minilm, heads=12, lowered=True).hidden(*given.values()).float(), given)
+    emulated = real(Bert(minilm, heads=12, mode="matmul").hidden(*given.values()).float(), given)
     exact, ours = (real(programs[cast](**given).last_hidden_state, given) for cast in ("none", "matmul"))
-    apart, drift, our_drift = drifts(emulated, exact, ours)
     # Over the layers the few that fall otherwise spread, so the two part; but neither is further from fp32.
+    drift, our_drift = ((value - exact).abs().mean().item() for value in (emulated, ours))
     assert our_drift == pytest.approx(drift, rel=0.15)
-    assert apart < drift * 2**0.5
