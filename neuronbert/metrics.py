@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from neuronbert import answers, rows
+from neuronbert import answers, decoding, rows
 from neuronbert.errors import DataFileError, TextError, first_line
 from neuronbert.report import TaskMetric
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from neuronbert.answers import Row
+    from neuronbert.decoding import Row
     from neuronbert.manifest import Manifest
 
     Runner = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -161,7 +161,7 @@ def _similarity(row: Row, tokenizer: Any, run: Runner, length: int) -> float:
     vectors = []
     for text in (row["text"], row["text_pair"]):
         call = answers.encode("feature-extraction", tokenizer, [{"text": text}], max_length=length)
-        vectors.append(answers.embed(call, run(call.inputs))[0])
+        vectors.append(decoding.embed(call, run(call.inputs))[0])
     return float(torch.cosine_similarity(vectors[0], vectors[1], dim=0))
 
 

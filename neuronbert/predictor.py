@@ -15,7 +15,8 @@ from neuronbert.shapes import chunk
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from neuronbert.answers import Reply, Row
+    from neuronbert import decoding
+    from neuronbert.decoding import Reply, Row
 
 
 _TEXTS: Final = "The list of texts"
@@ -64,7 +65,7 @@ class Predictor:
             raise EmptyInputError(_TEXTS)
         return [answer for call in self._calls(rows, truncate, top_k) for answer in self._answer(call)]
 
-    def _calls(self, rows: Sequence[Row], truncate: bool, top_k: int) -> Iterator[answers.Call]:
+    def _calls(self, rows: Sequence[Row], truncate: bool, top_k: int) -> Iterator[decoding.Call]:
         options: dict[str, Any] = {**self._settings, "top_k": top_k}
         if truncate:
             options["max_length"] = self._length
@@ -72,5 +73,5 @@ class Predictor:
         for some in chunk(self._shapes, lengths):
             yield answers.encode(self.task, self.tokenizer, [rows[index] for index in some], **options)
 
-    def _answer(self, call: answers.Call) -> list[Reply]:
+    def _answer(self, call: decoding.Call) -> list[Reply]:
         return answers.READERS[self.task].decode(call, self.session.run(call.inputs))

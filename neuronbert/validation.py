@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from neuronbert.answers import Row
     from neuronbert.compare import Tolerance
+    from neuronbert.decoding import Row
     from neuronbert.inputs import Batch
     from neuronbert.manifest import Manifest, OutputSpec
     from neuronbert.modeling import EncoderHead

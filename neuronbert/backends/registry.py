@@ -53,11 +53,7 @@ def compiler(backend: str, target: str) -> Compiler:
     Raises:
         BackendUnavailableError: it can't; the message says why.
     """
-    found = cast("Compiler", import_module(_module(backend, target)).compiler())
-    state = found.availability(target)
-    if not state.ok:
-        raise BackendUnavailableError(target, state.reason)
-    return found
+    return cast("Compiler", _find("compiler", backend, target))
 
 
 def runtime(backend: str, target: str) -> Runtime:
@@ -66,14 +62,14 @@ def runtime(backend: str, target: str) -> Runtime:
     Raises:
         BackendUnavailableError: it can't; the message says why.
     """
-    found = cast("Runtime", import_module(_module(backend, target)).runtime())
+    return cast("Runtime", _find("runtime", backend, target))
+
+
+def _find(part: str, backend: str, target: str) -> Compiler | Runtime:
+    if backend not in BACKENDS:
+        raise BackendUnavailableError(target, f"the artifact needs the backend {backend!r}, which this version lacks")
+    found: Compiler | Runtime = getattr(import_module(BACKENDS[backend]), part)()
     state = found.availability(target)
     if not state.ok:
         raise BackendUnavailableError(target, state.reason)
     return found
-
-
-def _module(backend: str, target: str) -> str:
-    if backend not in BACKENDS:
-        raise BackendUnavailableError(target, f"the artifact needs the backend {backend!r}, which this version lacks")
-    return BACKENDS[backend]

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuronbert.answers import MAX_ANSWER_TOKENS, READERS, embed, encode, settings
+from neuronbert.answers import READERS, encode, settings
+from neuronbert.decoding import MAX_ANSWER_TOKENS, embed
 from neuronbert.errors import NoMaskError
 from tests.unit.rows import ROWS, Row, tokens_of
 
