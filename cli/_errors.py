@@ -7,18 +7,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from neuronbert.errors import NeuronBertError, UnavailableError, ValidationFailedError
+from neuronbert.errors import NeuronBertError, UnavailableError, ValidationFailedError, first_line
 
 from ._output import note
 
 _INTERRUPTED = 130
+_UNAVAILABLE = 3
 
 
 def exit_code(error: NeuronBertError) -> int:
     """The exit code for an error."""
     if isinstance(error, ValidationFailedError):
         return 1
-    return 3 if isinstance(error, UnavailableError) else 2
+    return _UNAVAILABLE if isinstance(error, UnavailableError) else 2
 
 
 @contextmanager
@@ -39,6 +40,10 @@ def reported() -> Iterator[None]:
         # The reader of a pipe has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_INTERRUPTED) from None
+    except (OSError, UnicodeError) as error:
+        # Of stdin or stdout: a full disk behind a redirection, bytes that are no text.
+        note(f"Error: input or output failed: {first_line(error)}.")
+        raise SystemExit(_UNAVAILABLE) from None
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -118,7 +118,14 @@ class Artifact:
     def record(self, texts: Mapping[str, str]) -> Artifact:
         """The same artifact with these files added or replaced; on disk it is replaced as a whole."""
         path = self.path.resolve()  # "." is not the same folder afterwards
-        with staged(path, overwrite=True) as folder:
+
+        def own_files(there: Path) -> set[str]:
+            # Asked once more under the lock, before the folder is replaced: what was validated must still be there.
+            if _read_manifest(there) != self.manifest:
+                raise ArtifactCorruptError(there, "was replaced by another artifact meanwhile")
+            return {MANIFEST, *self.manifest.files}
+
+        with staged_folder(path, owned=own_files, overwrite=True) as folder:
             for name in self.manifest.files:
                 if name not in texts:
                     link_or_copy(path / name, folder / name)

@@ -30,12 +30,15 @@ class Tolerance:
         embedding_error: The largest difference of any value of an embedding, over the reference's range.
         logit_error: The same for a logit. Heads are trained on few values, so their range is narrower.
         reason: Why.
+        scale: The least range that an error is measured by: that of the reference over all calls. One call of one row
+            may give a single value near zero, and say nothing of how large such values are.
     """
 
     cosine: float
     embedding_error: float
     logit_error: float
     reason: str
+    scale: float = 0.0
 
 
 _FP32: Final = Tolerance(0.99999, 1e-5, 1e-5, "fp32 on both sides: only the order of additions differs")
@@ -88,14 +91,14 @@ def measure(
         spec: What the output means.
         limits: The tolerance.
     """
-    error = _error(output, reference, mask)
+    error = _error(output, reference, mask, limits.scale)
     if spec.answer == "embedding":
         measures = [Measure(name="error", value=error, limit=limits.embedding_error, reason=limits.reason)]
         cosine = cosine_similarity(_real(output, mask).double(), _real(reference, mask).double(), dim=-1, eps=1e-30)
         measures.append(Measure(name="cosine", value=float(cosine.min()), limit=limits.cosine, reason=limits.reason))
     else:
         measures = [Measure(name="error", value=error, limit=limits.logit_error, reason=limits.reason)]
-        agreement = _agreement(output, reference, mask, spec, limits.logit_error)
+        agreement = _agreement(output, reference, mask, spec, limits)
         reason = "the answer may differ only where the reference's own margin is within the error allowed"
         measures.append(Measure(name="agreement", value=agreement, limit=1.0, reason=reason))
     return tuple(measures)
@@ -105,18 +108,19 @@ def _real(tensor: Tensor, mask: Tensor | None) -> Tensor:
     return tensor if mask is None else tensor[mask]
 
 
-def _error(output: Tensor, reference: Tensor, mask: Tensor | None) -> float:
+def _error(output: Tensor, reference: Tensor, mask: Tensor | None, scale: float) -> float:
     ours, theirs = _real(output, mask).double(), _real(reference, mask).double()
-    return float((ours - theirs).abs().max()) / _range(theirs)
+    return float((ours - theirs).abs().max()) / max(scale, size(theirs))
 
 
-def _range(reference: Tensor) -> float:
-    # Two values of one sign may lie close together far from zero (two labels, say): then it is their size that counts.
+def size(reference: Tensor, mask: Tensor | None = None) -> float:
+    """How large an output's values are: their range, or the largest of them if they lie far from zero together."""
+    reference = _real(reference, mask)
     spread = float(reference.max().double() - reference.min().double())
     return max(spread, float(reference.abs().max()), torch.finfo(torch.float32).tiny)
 
 
-def _agreement(output: Tensor, reference: Tensor, mask: Tensor | None, spec: OutputSpec, allowed: float) -> float:
+def _agreement(output: Tensor, reference: Tensor, mask: Tensor | None, spec: OutputSpec, limits: Tolerance) -> float:
     if spec.answer == "span" and mask is not None:
         # The answer is a place among the real tokens of a row.
         hidden = torch.finfo(torch.float32).min
@@ -126,5 +130,5 @@ def _agreement(output: Tensor, reference: Tensor, mask: Tensor | None, spec: Out
     chosen = ours.argmax(dim=-1, keepdim=True)
     theirs = theirs.double()
     margin = theirs.max(dim=-1, keepdim=True).values - theirs.gather(-1, chosen)
-    slack = 2 * allowed * _range(_real(reference, mask))
+    slack = 2 * limits.logit_error * max(limits.scale, size(reference, mask))
     return float((margin <= slack).float().mean())

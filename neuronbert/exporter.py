@@ -64,6 +64,7 @@ def export(
         >>> spec = ExportSpec(model="my-checkpoint/", shapes=(StaticShape(1, 128),))
         >>> artifact = export(spec, "my-artifact/")  # doctest: +SKIP
     """
+    output = Path(os.path.realpath(output))  # "." is another folder once it is replaced
     target, backend = registry.resolve_target(spec.target)
     compiler = registry.compiler(backend, target)
     with staged(output, overwrite=overwrite) as folder:
@@ -86,7 +87,7 @@ def export(
         checkpoint.copy_tokenizer(folder)
         config = _config(checkpoint, manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(card.render(manifest, None, Path(output).resolve().name), encoding="utf-8")
+        (folder / CARD).write_text(card.render(manifest, None, output.name), encoding="utf-8")
         seal(folder, manifest, known=known)
     return Artifact.open(output, verify=False)
 

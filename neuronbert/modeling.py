@@ -122,6 +122,9 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
             outputs = tuple(output for output in outputs if output.needs != part)
             logger.warning("the checkpoint has no %s, so the program goes without its output", part)
             missing = tuple(name for name in missing if name not in own)
+    trunk = [name for name in missing if _LAYERS in name or "embeddings." in name]
+    if trunk:
+        raise CheckpointCorruptError(checkpoint.path, f"its weights lack {trunk[0]}, which is not of a head")
     if missing and not allow_random_weights:
         raise HeadWeightsMissingError(task, class_name, missing)
     if task == "text-generation" and not checkpoint.config.get("is_decoder"):
@@ -139,7 +142,12 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
 def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str, ...]]:
     model_class = getattr(transformers, class_name)
     settings = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
-    config = {"use_cache": False, "attn_implementation": "sdpa", "output_loading_info": True}
+    config = {
+        "use_cache": False,
+        "attn_implementation": "sdpa",
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

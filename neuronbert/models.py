@@ -182,6 +182,8 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
                 for name in (*artifact.manifest.files, MANIFEST):
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(artifact.path / name, folder / name)
+                if Artifact.open(folder).manifest != artifact.manifest:
+                    raise ArtifactCorruptError(artifact.path, "is another artifact than the one that was loaded")
         if push_to_hub:
             self.push_to_hub(save_directory, repository_id or Path(save_directory).resolve().name, **options)
 

@@ -6,6 +6,7 @@ of transformers.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,7 +66,7 @@ class Session:
             ArtifactError: it isn't one, or not what was written.
             BackendUnavailableError: its target can't run here.
         """
-        artifact = Artifact.open(path)
+        artifact = Artifact.open(Path(path).absolute())
         manifest = artifact.manifest
         runtime = registry.runtime(manifest.backend, manifest.target)
         return cls(artifact, runtime.load(artifact.program_path, manifest))
@@ -110,7 +111,9 @@ class Session:
             value = inputs.get(spec.name)
             if value is None:
                 if spec.default is None:
-                    raise MissingInputError(spec.name, sorted(map(str, inputs)))
+                    raise MissingInputError(
+                        spec.name, sorted(name for name, given in inputs.items() if given is not None)
+                    )
                 value = torch.full_like(tensors[0], spec.default)
                 tensors.append(value)
                 continue

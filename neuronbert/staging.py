@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _OLD: Final = "old"
 _STORAGE_ERRNOS: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
-    | {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTEMPTY}
+    | {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ELOOP}
 )
 
 

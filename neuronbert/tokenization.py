@@ -5,7 +5,7 @@ Owns: loading it, and filling a static shape with texts. Knows nothing of progra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert.checkpoint import TOKENIZER_FILES
 from neuronbert.errors import NoTokenizerError, TokenizerError, first_line
@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from neuronbert.shapes import StaticShape
 
 
+_SETTINGS: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+_VOCABULARIES: Final = tuple(name for name in TOKENIZER_FILES if name not in _SETTINGS)
+"""The files that hold a vocabulary: without one of them the others make no tokenizer."""
+
+
 def load(path: Path) -> Any | None:
     """The tokenizer in a folder, or None if there is none.
 
     Raises:
         TokenizerError: there is one, and it can't be loaded.
     """
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+    if not any((path / name).is_file() for name in _VOCABULARIES):
         return None
     from transformers import AutoTokenizer  # noqa: PLC0415  a second of imports that tensors alone don't need
 

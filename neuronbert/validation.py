@@ -6,6 +6,7 @@ Owns: which calls are made and what is compared. Knows nothing of how artifacts 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from neuronbert.runtime import Session
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -110,19 +111,39 @@ def _find_reference(manifest: Manifest, model: str | None, token: str | bool | N
 
 def _checks(session: Session, reference: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:
     manifest = session.manifest
+    limits = compare.tolerance(manifest.compiler.auto_cast, manifest.compiler.auto_cast_type)
+    progress("running the reference")
+    scales = [0.0] * len(manifest.outputs)
+    for _, batch in _calls(session):
+        sizes = [compare.size(value, _mask(batch, spec)) for value, spec in _expected(reference, manifest, batch)]
+        scales = [max(pair) for pair in zip(scales, sizes, strict=True)]
+    for shape, batch in _calls(session):
+        progress(f"comparing {shape.name}, {batch.name}")
+        expected = [value for value, _ in _expected(reference, manifest, batch)]
+        held = [replace(limits, scale=scale) for scale in scales]
+        for forward in range(1, FORWARDS + 1):
+            yield from _check(session, (shape, batch, forward), expected, held)
+
+
+def _calls(session: Session) -> Iterator[tuple[StaticShape, Batch]]:
+    manifest = session.manifest
     tokenizer = tokenization.load(session.artifact.path)
     for shape in manifest.shapes:
-        progress(f"comparing {shape.name}")
         texts = tokenization.fill(tokenizer, inputs.SAMPLE_TEXTS, shape) if tokenizer else None
-        highest = int(texts["input_ids"].max()) if texts else 0
-        if texts and highest > manifest.inputs[0].maximum:
-            problem = f"the tokenizer gives id {highest}, the model has entries up to {manifest.inputs[0].maximum}"
-            yield Check(shape=shape.name, batch="text", forward=1, output="", problem=problem)
-            texts = None
         for batch in inputs.validation_batches(manifest.inputs, shape, texts):
-            expected = _run_reference(reference, manifest, batch.inputs)
-            for forward in range(1, FORWARDS + 1):
-                yield from _check(session, shape, batch, expected, forward)
+            yield shape, batch
+
+
+def _expected(reference: EncoderHead, manifest: Manifest, batch: Batch) -> list[tuple[Tensor, OutputSpec]]:
+    # Ids that a foreign tokenizer gives are cut to what the model has: its own call refuses them, which is reported.
+    highest = manifest.inputs[0].maximum
+    given = {**batch.inputs, "input_ids": batch.inputs["input_ids"].clamp(max=highest)}
+    return list(zip(_run_reference(reference, manifest, given), manifest.outputs, strict=True))
+
+
+def _mask(batch: Batch, spec: OutputSpec) -> Tensor | None:
+    mask = batch.inputs.get("attention_mask")
+    return mask.bool() if mask is not None and "sequence" in spec.dims else None
 
 
 def _run_reference(reference: EncoderHead, manifest: Manifest, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -136,34 +157,20 @@ def _run_reference(reference: EncoderHead, manifest: Manifest, given: Mapping[st
 
 
 def _check(
-    session: Session, shape: StaticShape, batch: Batch, expected: tuple[Tensor, ...], forward: int
+    session: Session, call: tuple[StaticShape, Batch, int], expected: Sequence[Tensor], limits: Sequence[Tolerance]
 ) -> Iterator[Check]:
-    manifest = session.manifest
-    call: dict[str, Any] = {"shape": shape.name, "batch": batch.name, "forward": forward}
+    shape, batch, forward = call
+    named: dict[str, Any] = {"shape": shape.name, "batch": batch.name, "forward": forward}
     try:
         outputs = session.run(batch.inputs, shape=shape)
     except (NeuronBertError, RuntimeError) as error:
-        yield Check(**call, output="", problem=f"the call failed: {first_line(error)}")
+        yield Check(**named, output="", problem=f"the call failed: {first_line(error)}")
         return
-    limits = compare.tolerance(manifest.compiler.auto_cast, manifest.compiler.auto_cast_type)
-    for spec, reference in zip(manifest.outputs, expected, strict=True):
-        yield _compare(call, spec, outputs[spec.name], reference, batch, limits)
-
-
-def _compare(
-    call: dict[str, Any],
-    spec: OutputSpec,
-    output: Tensor,
-    reference: Tensor,
-    batch: Batch,
-    limits: Tolerance,
-) -> Check:
-    problem = compare.problem(output, reference)
-    if problem:
-        return Check(**call, output=spec.name, problem=problem)
-    mask = batch.inputs.get("attention_mask")
-    real = mask.bool() if mask is not None and "sequence" in spec.dims else None
-    return Check(**call, output=spec.name, measures=compare.measure(output, reference, real, spec, limits))
+    for spec, reference, held in zip(session.manifest.outputs, expected, limits, strict=True):
+        output = outputs[spec.name]
+        problem = compare.problem(output, reference)
+        measures = () if problem else compare.measure(output, reference, _mask(batch, spec), spec, held)
+        yield Check(**named, output=spec.name, problem=problem, measures=measures)
 
 
 def _metrics(session: Session, reference: EncoderHead, rows: tuple[Row, ...]) -> tuple[TaskMetric, ...]:

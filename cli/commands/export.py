@@ -1,5 +1,6 @@
 """neuronbert export."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +82,9 @@ def export(
         return
     shapes = ", ".join(shape.name for shape in manifest.shapes)
     _output.data(f"{artifact.path}: {manifest.source.class_name} for {manifest.target}, {shapes}")
-    _output.note(f"Next: neuronbert validate {artifact.path}")
+    if manifest.source.random_weights:
+        _output.note(f"{len(manifest.source.random_weights)} weights are random: the checkpoint has no such head.")
+    _output.note(f"Next: neuronbert validate {shlex.quote(str(artifact.path))}")
 
 
 def _spec(options: dict[str, Any], allow_random_weights: bool) -> Any:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuronbert.errors import StorageError
+from neuronbert.errors import InvalidOptionError, StorageError
 
 from .. import _output
 from .._options import FolderArgument, Json, Token
@@ -33,6 +33,8 @@ def validate(
 
     Example: neuronbert validate out/ --report report.json
     """
+    if report is not None and (not report.name or report.resolve().is_relative_to(artifact.resolve())):
+        raise InvalidOptionError("--report", str(report), "a file outside the artifact")
     with _output.progress() as progress:
         from neuronbert import validate as run
 

@@ -58,7 +58,9 @@ def refuse(checkpoint: Path | str, error: type[errors.NeuronBertError], out: Pat
         ({"hidden_size": "wide"}, errors.CheckpointCorruptError),
         ({"num_attention_heads": 5}, errors.CheckpointCorruptError),
         ({"num_attention_heads": 0}, errors.CheckpointCorruptError),
-        ({"num_hidden_layers": 3}, errors.HeadWeightsMissingError),
+        ({"num_hidden_layers": 3}, errors.CheckpointCorruptError),
+        ({"num_hidden_layers": 1}, errors.CheckpointCorruptError),
+        ({"num_hidden_layers": 0}, errors.CheckpointCorruptError),
         ({"hidden_act": "no-such-function"}, errors.CheckpointCorruptError),
         ({"layer_norm_eps": "small"}, errors.CheckpointCorruptError),
     ],
@@ -252,3 +254,19 @@ def test_an_interrupted_export_leaves_no_output(checkpoint: Path, tmp_path: Path
     # What a killed process leaves is hidden, and the next export takes it away.
     export(ExportSpec(model=str(checkpoint), shapes=SHAPE), out)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "out"}
+
+
+def test_random_weights_never_stand_in_for_the_encoder(checkpoint: Path, tmp_path: Path) -> None:
+    edit(checkpoint, num_hidden_layers=3)
+    said = refuse(checkpoint, errors.CheckpointCorruptError, tmp_path / "out", allow_random_weights=True)
+    assert "not of a head" in said
+
+
+def test_an_export_from_inside_its_own_folder_works(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    artifact = export(ExportSpec(model=str(checkpoint), shapes=SHAPE), ".")
+    assert artifact.path == tmp_path / "here"
+    assert NeuronAutoModel.from_pretrained(artifact.path)(torch.ones(1, 2, dtype=torch.int64)).logits.shape[1] == 2

@@ -131,8 +131,9 @@ def test_a_tokenizer_of_another_vocabulary_fails(tiny, tmp_path: Path) -> None:
 
     small = tiny("fill-mask", vocab_size=1000)
     export(ExportSpec(str(small), (StaticShape(1, 16),)), tmp_path / "out")
-    (failure,) = validate(tmp_path / "out").failures
-    assert "the model has entries up to 999" in failure
+    failures = validate(tmp_path / "out").failures
+    assert failures
+    assert all("text batch" in failure and "from 0 to 999" in failure for failure in failures)
 
 
 def test_the_verdict_is_recorded_and_the_artifact_stays_sealed(artifact: Path) -> None:
@@ -255,3 +256,49 @@ def test_labelled_data_that_cannot_be_used_is_refused(exported, tmp_path: Path, 
     file.write_text(content)
     with pytest.raises(error):
         validate(exported("text-classification"), data=file, record=False)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_heads_of_few_and_small_values_pass_with_the_default_cast(tiny, tmp_path: Path, labels: int) -> None:
+    from neuronbert import ExportSpec, export
+
+    for seed_like in (0.02, 0.05, 0.2):
+        head = tiny("text-classification", num_labels=labels, initializer_range=seed_like)
+        export(ExportSpec(str(head), (StaticShape(1, 32),)), tmp_path / "out", overwrite=True)
+        assert validate(tmp_path / "out").failures == ()
+
+
+def test_a_verdict_is_not_written_into_an_artifact_that_was_replaced_meanwhile(artifact: Path, exported) -> None:
+    from neuronbert.errors import ArtifactCorruptError
+
+    validated = Artifact.open(artifact)
+    other = exported("feature-extraction", StaticShape(1, 16))
+    shutil.rmtree(artifact)
+    shutil.copytree(other, artifact)
+    with pytest.raises(ArtifactCorruptError, match="meanwhile"):
+        validated.record({"validation.json": "{}"})
+    assert Artifact.open(artifact).manifest == Artifact.open(other).manifest
+
+
+def test_a_model_whose_folder_was_replaced_is_not_saved(artifact: Path, exported, tmp_path: Path) -> None:
+    from neuronbert import NeuronBertModel
+    from neuronbert.errors import ArtifactCorruptError
+
+    model = NeuronBertModel.from_pretrained(artifact)
+    other = exported("feature-extraction", StaticShape(1, 16))
+    shutil.rmtree(artifact)
+    shutil.copytree(other, artifact)
+    with pytest.raises(ArtifactCorruptError):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_report_never_lands_in_the_artifact(artifact: Path) -> None:
+    import subprocess
+    import sys
+
+    line = [sys.executable, "-m", "cli", "validate", str(artifact), "--report", str(artifact / "config.json")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "outside the artifact" in done.stderr
+    Artifact.open(artifact)
