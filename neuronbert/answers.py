@@ -5,6 +5,7 @@ Owns: READERS. A row is a mapping as it stands in a JSON Lines file. Knows nothi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from neuronbert.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -105,6 +106,8 @@ def check(task: str, row: Row) -> None:
         TextError: it says which.
     """
     reader = READERS[task]
+    if not isinstance(row, Mapping):
+        raise MissingTextError(reader.fields[0], [type(row).__name__])
     second = [reader.optional] if reader.optional and row.get(reader.optional) is not None else []
     for name in (*reader.fields, *second):
         if not isinstance(row.get(name), str):

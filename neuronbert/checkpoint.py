@@ -44,6 +44,8 @@ TOKENIZER_FILES: Final = (
 )
 DOWNLOADED: Final = (CONFIG, "*.safetensors", INDEX, *TOKENIZER_FILES)
 """What is fetched of a repository on the Hub."""
+_MAX_LAYERS: Final = 1000
+"""More is no encoder; building it would take hours before its weights are found to be missing."""
 _PICKLED: Final = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
@@ -86,6 +88,12 @@ class Checkpoint:
         if position_type not in (None, "absolute"):
             reason = "transformers 5 ignores it and would answer wrongly; only absolute positions are exported"
             raise UnsupportedFeatureError("position_embedding_type", position_type, reason)
+        if config.get("chunk_size_feed_forward"):
+            reason = "it works only for lengths that are a multiple of it"
+            raise UnsupportedFeatureError("chunk_size_feed_forward", config["chunk_size_feed_forward"], reason)
+        layers = config.get("num_hidden_layers")
+        if isinstance(layers, int) and layers > _MAX_LAYERS:
+            raise CheckpointCorruptError(folder / CONFIG, f"num_hidden_layers is {layers}, more than {_MAX_LAYERS}")
         files = _weight_files(folder)
         for file in files:
             _check_weights(file)

@@ -111,6 +111,7 @@ def test_an_unknown_export_option_is_refused(tiny: Callable[..., Path]) -> None:
         ("fill-mask", {"text": "word " * 100 + "[MASK]"}, errors.SequenceTooLongError),
         ("fill-mask", {"words": "?"}, errors.MissingTextError),
         ("fill-mask", {"text": 5}, errors.MissingTextError),
+        ("fill-mask", "a bare text [MASK]", errors.MissingTextError),
         ("question-answering", {"question": "Who?"}, errors.MissingTextError),
         ("question-answering", {"question": "Who?", "context": ""}, errors.EmptyTextError),
         ("multiple-choice", {"text": "It", "choices": []}, errors.MissingTextError),

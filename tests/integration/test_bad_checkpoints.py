@@ -61,6 +61,8 @@ def refuse(checkpoint: Path | str, error: type[errors.NeuronBertError], out: Pat
         ({"num_hidden_layers": 3}, errors.CheckpointCorruptError),
         ({"num_hidden_layers": 1}, errors.CheckpointCorruptError),
         ({"num_hidden_layers": 0}, errors.CheckpointCorruptError),
+        ({"num_hidden_layers": 10**9}, errors.CheckpointCorruptError),
+        ({"chunk_size_feed_forward": 4}, errors.UnsupportedFeatureError),
         ({"hidden_act": "no-such-function"}, errors.CheckpointCorruptError),
         ({"layer_norm_eps": "small"}, errors.CheckpointCorruptError),
     ],
