@@ -12,13 +12,6 @@ from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS
 from .. import _output
 from .._options import Json, Revision, Token, sizes
 
-_DEFAULTS: dict[str, Any] = {
-    "task": "auto",
-    "target": "auto",
-    "auto_cast": "matmul",
-    "auto_cast_type": "bf16",
-}
-
 
 def export(
     output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT")],
