@@ -1,0 +1,348 @@
+"""What of the AWS Neuron SDK is on this machine, and what it allows: packages, devices, targets.
+
+Two libraries share the import name torch_neuronx: the one on PyTorch/XLA that has `trace` (up to 2.9), and TorchNeuron
+(from 2.10 on), which compiles with `torch.compile`. PyPI has placeholders under the names of both and of the compiler.
+
+Owns: finding the distributions and the devices, the SDK's table of releases, and the rules of what can compile for, or
+run on, which target. Knows nothing of any backend: no vendor's package is imported, they are only looked at.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from packaging.version import InvalidVersion, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Kind = Literal["trace", "native"]
+
+ADDRESS: Final = "https://pip.repos.neuron.amazonaws.com"
+"""Where the real packages are."""
+
+KINDS: Final[Mapping[str, tuple[Kind, ...]]] = {
+    "inf2": ("trace",),
+    "trn1": ("trace",),
+    "trn1n": ("trace",),
+    "trn2": ("trace", "native"),
+    "trn3": ("native",),
+}
+"""Target to the libraries that serve it, the one that compiles without a device first."""
+
+NATIVE_TORCH: Final = Version("2.13")
+"""The oldest torch that TorchNeuron is released for."""
+
+_NATIVE_FROM: Final = Version("2.10")
+_STUBS_BELOW: Final = {"torch-neuronx": Version("1.11"), "neuronx-cc": Version("2")}
+_STUB_SIZE: Final = 4096
+_TRACE_TARGETS: Final = ", ".join(target for target, kinds in KINDS.items() if "trace" in kinds)
+_NATIVE_TARGETS: Final = ", ".join(target for target, kinds in KINDS.items() if "native" in kinds)
+_INSTANCE: Final = re.compile(r"inf1|inf2|trn1n|trn1|trn2|trn3")
+_DEVICE: Final = re.compile(r"neuron\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What is installed under the import name torch_neuronx.
+
+    Attributes:
+        kind: "trace", "native" (TorchNeuron), or "stub": a placeholder that raises on import.
+        version: As the distribution gives it.
+    """
+
+    kind: Literal["trace", "native", "stub"]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """The distribution neuronx-cc.
+
+    Attributes:
+        version: As the distribution gives it.
+        stub: It is a placeholder that compiles nothing.
+        path: The executable; None if there is none.
+    """
+
+    version: str
+    stub: bool
+    path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The Neuron devices of this machine.
+
+    Attributes:
+        target: inf1, inf2, trn1, trn1n, trn2 or trn3; None if it can't be told.
+        devices: How many; at least one.
+    """
+
+    target: str | None
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the rules ask about a machine; `torch` is its version, or None if it isn't installed."""
+
+    library: Library | None
+    compiler: Compiler | None
+    device: Device | None
+    torch: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release of the SDK: the versions that were tested together.
+
+    Attributes:
+        sdk: Its number.
+        libraries: Versions of torch-neuronx in it; empty if it has none.
+        compiler: Version of neuronx-cc.
+        runtime: Version of aws-neuronx-runtime-lib.
+        driver: Version of aws-neuronx-dkms.
+        tools: Version of aws-neuronx-tools.
+        python: The oldest and the newest Python that its compiler is built for.
+    """
+
+    sdk: str
+    libraries: tuple[str, ...]
+    compiler: str
+    runtime: str
+    driver: str
+    tools: str
+    python: tuple[str, str]
+
+
+# From the first one with torch 2.9. Up to 2.32.0 as in src/helperscripts/n2-manifest.json of the SDK's repository;
+# 2.33.0 as in release-notes/components/index, release-notes/releasecontent and release-notes/components/torchneuron of
+# its documentation. 2.32.0 has no torch-neuronx of its own; setup/pytorch/manual pairs it with the last one before.
+RELEASES: Final = (
+    Release("2.27.0", ("2.9.0.2.11.19912",), "2.22.12471.0", "2.29.40.0", "2.25.4.0", "2.27.33.0", ("3.10", "3.12")),
+    Release("2.27.1", ("2.9.0.2.11.19912",), "2.22.12471.0", "2.29.40.0", "2.25.4.0", "2.27.33.0", ("3.10", "3.12")),
+    Release("2.28.0", ("2.9.0.2.12.22436",), "2.23.6484.0", "2.30.51.0", "2.26.5.0", "2.28.23.0", ("3.10", "3.12")),
+    Release("2.28.1", ("2.9.0.2.12.22436",), "2.23.6484.0", "2.30.51.0", "2.26.10.0", "2.28.23.0", ("3.10", "3.12")),
+    Release("2.29.0", ("2.9.0.2.13.24727",), "2.24.5133.0", "2.31.24.0", "2.27.4.0", "2.29.18.0", ("3.10", "3.12")),
+    Release("2.29.1", ("2.9.0.2.13.26312",), "2.24.8799.0", "2.31.24.0", "2.27.4.0", "2.29.22.0", ("3.10", "3.12")),
+    Release("2.30.0", ("2.9.0.2.14.27725",), "2.25.3371.0", "2.32.31.0", "2.28.0.0", "2.30.10.0", ("3.11", "3.13")),
+    Release("2.31.0", ("2.9.0.2.15.32035",), "2.26.6360.0", "2.33.10.0", "2.29.0.0", "2.31.13.0", ("3.11", "3.13")),
+    Release("2.31.1", ("2.9.0.2.15.32035",), "2.26.6360.0", "2.33.10.0", "2.29.0.0", "2.31.15.0", ("3.11", "3.13")),
+    Release("2.32.0", ("2.9.0.2.15.32035",), "2.27.5334.0", "2.34.10.0", "2.30.2.0", "2.32.28.0", ("3.11", "3.13")),
+    Release(
+        "2.33.0",
+        ("2.9.0.2.15.32035", "2.13.3.0", "2.14.3.0"),
+        "2.28.7631.0",
+        "2.35.30.0",
+        "2.31.7.0",
+        "2.33.38.0",
+        ("3.12", "3.14"),
+    ),
+)
+"""The SDK's table, oldest first."""
+
+
+def release_of(compiler_version: str) -> Release | None:
+    """The newest release that has this version of neuronx-cc, whatever its build; None if none of the table has."""
+    wanted = _public(compiler_version)
+    return next((release for release in reversed(RELEASES) if _public(release.compiler) == wanted), None)
+
+
+def find_library() -> Library | None:
+    """What is installed as torch-neuronx; nothing of it is run. None if nothing is."""
+    found = _find("torch-neuronx")
+    if found is None:
+        return None
+    if _is_stub(found, "torch-neuronx"):
+        return Library("stub", found.version)
+    return Library("trace" if _version(found.version) < _NATIVE_FROM else "native", found.version)
+
+
+def find_compiler() -> Compiler | None:
+    """What is installed as neuronx-cc; nothing of it is run. None if nothing is."""
+    found = _find("neuronx-cc")
+    if found is None:
+        return None
+    if _is_stub(found, "neuronx-cc"):
+        return Compiler(found.version, stub=True, path=None)
+    # Beside the interpreter too: an environment can be used without being activated.
+    path = shutil.which("neuronx-cc") or shutil.which("neuronx-cc", path=str(Path(sys.executable).parent))
+    return Compiler(found.version, stub=False, path=None if path is None else Path(path))
+
+
+def find_instance(root: Path = Path("/")) -> str | None:
+    """The type of this machine as its firmware gives it, as "inf2.xlarge" on EC2; None if it gives none."""
+    return _read(root / "sys/devices/virtual/dmi/id/product_name")
+
+
+def find_device(root: Path = Path("/")) -> Device | None:
+    """The Neuron devices of this machine; None if there is none.
+
+    Their number is that of the files /dev/neuron<n> (neuron-runtime/api/ndl). Their kind is read off the instance's
+    type, or, where the firmware doesn't give it, off the driver's sysfs
+    (tools/neuron-sys-tools/neuron-sysfs-user-guide).
+
+    Args:
+        root: Where /dev and /sys are.
+    """
+    names = sorted(path.name for path in (root / "dev").glob("neuron*") if _DEVICE.fullmatch(path.name))
+    if not names:
+        return None
+    told = root / "sys/devices/virtual/neuron_device" / names[0] / "info/architecture/instance_type"
+    return Device(target_of(find_instance(root)) or target_of(_read(told)), len(names))
+
+
+def find_driver(root: Path = Path("/")) -> str | None:
+    """The version of the driver that is loaded; None if none is, or it doesn't say.
+
+    Not asked of modinfo: that reads the file on disk, which may be newer (neuron-runtime/nrt-troubleshoot).
+    """
+    return _read(root / "sys/module/neuron/version")
+
+
+def find_host(root: Path = Path("/")) -> Host:
+    """Everything that the rules ask about this machine."""
+    torch = _find("torch")
+    return Host(find_library(), find_compiler(), find_device(root), None if torch is None else torch.version)
+
+
+def target_of(instance: str | None) -> str | None:
+    """The target that an instance type stands for: trn2 for "trn2u.48xlarge"; None for one without Neuron devices."""
+    found = _INSTANCE.match((instance or "").lower())
+    return found[0] if found else None
+
+
+def install(kind: Kind, torch: str | None = None) -> str:
+    """What to type for a library and its compiler (setup/pytorch/manual, setup/pytorch/update-manual).
+
+    Args:
+        kind: The library.
+        torch: The version of torch that TorchNeuron is to match; its own must have the same first two numbers
+            (release-notes/components/torchneuron).
+    """
+    line = "2.9"
+    if kind == "native":
+        found = NATIVE_TORCH if torch is None else max(_version(torch), NATIVE_TORCH)
+        line = f"{found.major}.{found.minor}"
+    return f'pip install "torch-neuronx=={line}.*" "neuronx-cc==2.*" --extra-index-url {ADDRESS}'
+
+
+def why_not_compile(target: str, kind: Kind, host: Host) -> str:
+    """Why a library can't compile for a Neuron target on a host, in one line that ends with what to type; "" if it can.
+
+    With `trace` that takes the library and the compiler, and no device. TorchNeuron compiles where it is loaded, so
+    that exporting for it takes only a torch of its generation.
+    """
+    if kind not in KINDS[target]:
+        return _wrong_kind(target, kind)
+    if kind == "native":
+        return _why_not_torch(host.torch)
+    return _why_not_library(kind, host) or _why_not_compiler(kind, host)
+
+
+def why_not_run(target: str, kind: Kind, host: Host) -> str:
+    """Why a program for a Neuron target can't run on a host, in one line that ends with what to type; "" if it can."""
+    if kind not in KINDS[target]:
+        return _wrong_kind(target, kind)
+    if host.device is None:
+        return f"this machine has no Neuron device (no /dev/neuron0); use an instance of type {target}"
+    found = host.device.target
+    if found is not None and _chip(found) != _chip(target):
+        return f"the Neuron device of this machine is of type {found}; export with --target {found}"
+    native = _why_not_compiler(kind, host) if kind == "native" else ""
+    return _why_not_library(kind, host) or native
+
+
+def _chip(target: str) -> str:
+    # trn1n has the chips of trn1, and more network (about-neuron/arch/neuron-hardware/trn1-arch).
+    return "trn1" if target == "trn1n" else target
+
+
+def _wrong_kind(target: str, kind: Kind) -> str:
+    if kind == "trace":
+        return f"torch_neuronx.trace serves {_TRACE_TARGETS}, not {target}; use TorchNeuron: {install('native')}"
+    return f"TorchNeuron serves {_NATIVE_TARGETS}, not {target}; use torch-neuronx 2.9: {install('trace')}"
+
+
+def _why_not_torch(torch: str | None) -> str:
+    if torch is None or _version(torch) < NATIVE_TORCH:
+        said = "torch is not installed" if torch is None else f"torch is {torch}"
+        return f'{said}, TorchNeuron needs {NATIVE_TORCH} or later: pip install "torch>={NATIVE_TORCH}"'
+    return ""
+
+
+def _why_not_library(kind: Kind, host: Host) -> str:
+    library, command = host.library, install(kind, host.torch)
+    if library is None:
+        return f"torch-neuronx is not installed: {command}"
+    if library.kind == "stub":
+        return f"torch-neuronx {library.version} is PyPI's placeholder, the real one is elsewhere: {command}"
+    if library.kind != kind:
+        wanted = "the XLA library, 2.9" if kind == "trace" else f"TorchNeuron, {NATIVE_TORCH} or later"
+        return f"torch-neuronx is {library.version}, this needs {wanted}: {command}"
+    return ""
+
+
+def _why_not_compiler(kind: Kind, host: Host) -> str:
+    compiler, command = host.compiler, install(kind, host.torch)
+    if compiler is None:
+        return f"the compiler neuronx-cc is not installed: {command}"
+    if compiler.stub:
+        return f"neuronx-cc {compiler.version} is PyPI's placeholder, the real one is elsewhere: {command}"
+    if compiler.path is None:
+        return f"neuronx-cc {compiler.version} has no executable on the PATH: {command} --force-reinstall"
+    return ""
+
+
+def _find(name: str) -> Distribution | None:
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _is_stub(found: Distribution, name: str) -> bool:
+    """Whether a distribution is a placeholder: all of its code is one module that begins by raising.
+
+    PyPI's are version 1.0 and 1.0.post1, older than any real one, which is asked too for one whose files aren't listed.
+    """
+    code = [Path(str(found.locate_file(file))) for file in found.files or () if file.suffix in (".py", ".so")]
+    return _version(found.version) < _STUBS_BELOW[name] or (len(code) == 1 and _raises(code[0]))
+
+
+def _raises(module: Path) -> bool:
+    try:
+        if module.suffix != ".py" or module.stat().st_size > _STUB_SIZE:
+            return False
+        body = ast.parse(module.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return False
+    code = [line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+    return bool(code) and isinstance(code[0], ast.Raise)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def _public(version: str) -> Version:
+    return Version(_version(version).public)
+
+
+def _version(version: str) -> Version:
+    # A version that isn't one can't be a release of anything: it counts as the oldest.
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return Version("0")
