@@ -1,4 +1,4 @@
-"""Errors to one line and an exit code: 1 validation failed, 2 wrong use or broken data, 3 something is missing here."""
+"""Errors to one line and an exit code: 1 a check failed, 2 wrong use or broken data, 3 something is missing here."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from neuronbert.errors import NeuronBertError, UnavailableError, ValidationFailedError, first_line
+from neuronbert.errors import FailedCheckError, NeuronBertError, UnavailableError, first_line
 
 from ._output import note
 
@@ -17,7 +17,7 @@ _UNAVAILABLE = 3
 
 def exit_code(error: NeuronBertError) -> int:
     """The exit code for an error."""
-    if isinstance(error, ValidationFailedError):
+    if isinstance(error, FailedCheckError):
         return 1
     return _UNAVAILABLE if isinstance(error, UnavailableError) else 2
 

@@ -1,11 +1,12 @@
 """The options that several commands share."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from neuronbert.errors import InvalidShapeError
+from neuronbert.errors import InvalidOptionError, InvalidShapeError
 
 ArtifactArgument = Annotated[str, typer.Argument(help="An artifact: a local folder or a Hub id.", metavar="ARTIFACT")]
 FolderArgument = Annotated[Path, typer.Argument(help="An artifact's folder.", metavar="ARTIFACT")]
@@ -23,3 +24,11 @@ def sizes(name: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidShapeError(name, text, "a whole number, or several joined by commas") from None
+
+
+def words(name: str, text: str) -> tuple[str, ...]:
+    """The words of a command line."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        raise InvalidOptionError(name, text, "a command line whose quotes are closed") from None

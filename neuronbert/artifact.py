@@ -68,7 +68,7 @@ class Artifact:
         """
         folder = Path(path)
         artifact = cls(folder, _read_manifest(folder))
-        for name in (artifact.manifest.program_file, CONFIG):
+        for name in (*artifact.manifest.program_files, CONFIG):
             if name not in artifact.manifest.files:
                 raise ArtifactCorruptError(folder / MANIFEST, f"has no digest of {name}")
         for name in STRAYS:
@@ -78,11 +78,6 @@ class Artifact:
             for name, info in artifact.manifest.files.items():
                 _verify(folder / name, info)
         return artifact
-
-    @property
-    def program_path(self) -> Path:
-        """The file that holds the compiled programs."""
-        return self.path / self.manifest.program_file
 
     def config(self) -> dict[str, Any]:
         """The model's config.json.
@@ -112,8 +107,7 @@ class Artifact:
             report = from_json(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             raise ArtifactCorruptError(path, "is not a validation report") from error
-        programs = self.manifest.files[self.manifest.program_file].sha256
-        return report if report.program_sha256 == programs else None
+        return report if report.program_sha256 == self.manifest.programs_sha256 else None
 
     def record(self, texts: Mapping[str, str]) -> Artifact:
         """The same artifact with these files added or replaced; on disk it is replaced as a whole."""

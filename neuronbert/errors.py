@@ -5,7 +5,8 @@
     │   ├── UnknownTaskError, TaskNotInferableError, UnsupportedModelError, UnsupportedHeadError,
     │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, MissingOptionError,
     │   │   SequenceExceedsPositionsError
-    │   ├── OutputExistsError, RecipeError, DataFileError, WrongHeadError, NotValidatedError
+    │   ├── OutputExistsError, RecipeError, DataFileError, WrongHeadError, NotValidatedError, FixedWeightsError,
+    │   │   ReplacedWeightsError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
@@ -15,9 +16,11 @@
     │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError
     ├── UnavailableError               something is missing on this machine             exit code 3
-    │   └── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
-    │       ReferenceNotFoundError, MissingFileError, NoTokenizerError
-    └── ValidationFailedError          the program doesn't answer like its reference    exit code 1
+    │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
+    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError
+    │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
+    └── FailedCheckError               what was to be shown isn't so                    exit code 1
+        └── CompilationFailedError, ValidationFailedError
 
 Owns: the tree and its wording: what happened, what was expected, what to type next. Every message is one line.
 """
@@ -174,6 +177,26 @@ class NotValidatedError(UsageError):
         super().__init__(
             f"{path} failed its validation, so it is not pushed. "
             f"See why with: neuronbert validate {path}; push it all the same with --force."
+        )
+
+
+class FixedWeightsError(UsageError):
+    """New weights for programs that hold theirs inside."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The programs of this artifact hold their weights inside, so they can't be replaced. "
+            "Export the new checkpoint, or export for a Neuron device with --no-inline-weights."
+        )
+
+
+class ReplacedWeightsError(UsageError):
+    """Saving a model whose weights were replaced after it was loaded."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            f"The model isn't saved to {path}: its weights were replaced, and the artifact's programs hold others. "
+            "Export the checkpoint that the new weights are from."
         )
 
 
@@ -423,6 +446,45 @@ class BackendUnavailableError(UnavailableError):
         super().__init__(f"Target {target} can't be used here: {reason}. Use --target cpu to run on this machine.")
 
 
+class DeviceError(UnavailableError):
+    """The device, or what drives it, refused."""
+
+
+class DeviceLoadError(DeviceError):
+    """A program that the device didn't take."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The Neuron device didn't load {name}: {reason}. See what it can do with: neuronbert doctor.")
+
+
+class DeviceRunError(DeviceError):
+    """A call that the device didn't finish."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The Neuron device didn't finish the call: {reason}. Its log says more: dmesg | grep -i neuron."
+        )
+
+
+class WeightsRefusedError(DeviceError):
+    """New weights that the device didn't take."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The Neuron device didn't take the new weights: {reason}. Give those of the same class, all of them."
+        )
+
+
+class LogicalCoresError(DeviceError):
+    """Programs for logical cores of another size than the runtime is set to."""
+
+    def __init__(self, compiled: int, configured: str) -> None:
+        super().__init__(
+            f"The programs were compiled for logical NeuronCores of {compiled}, the runtime is set to {configured}. "
+            f"Set NEURON_LOGICAL_NC_CONFIG={compiled} before it starts, or export again with --lnc {configured}."
+        )
+
+
 class StorageError(UnavailableError):
     """The disk is full, or may not be written."""
 
@@ -450,7 +512,21 @@ class ReferenceNotFoundError(UnavailableError):
         )
 
 
-class ValidationFailedError(NeuronBertError):
+class FailedCheckError(NeuronBertError):
+    """What was to be shown isn't so."""
+
+
+class CompilationFailedError(FailedCheckError):
+    """The compiler refused, or ended before it was done."""
+
+    def __init__(self, shape: str, reason: str, log: object = None, lines: Sequence[str] = ()) -> None:
+        said = (
+            f" Its log {log} ends with: {' | '.join(lines)}." if lines else f" Its files are in {log}." if log else ""
+        )
+        super().__init__(f"The compiler didn't finish {shape}: {reason}.{said}")
+
+
+class ValidationFailedError(FailedCheckError):
     """The program doesn't answer like its reference."""
 
     def __init__(self, failures: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from neuronbert.architectures import find_head
 from neuronbert.artifact import CARD, Artifact, describe, seal, staged
 from neuronbert.backends import registry
 from neuronbert.checkpoint import CONFIG, Checkpoint
-from neuronbert.errors import InvalidShapeError, StorageError
+from neuronbert.errors import InvalidOptionError, InvalidShapeError, StorageError
 from neuronbert.manifest import Manifest, Source
 
 if TYPE_CHECKING:
@@ -67,11 +68,15 @@ def export(
     output = Path(os.path.realpath(output))  # "." is another folder once it is replaced
     target, backend = registry.resolve_target(spec.target)
     compiler = registry.compiler(backend, target)
+    for name, value in spec.target_options().items():
+        if name not in compiler.options:
+            raise InvalidOptionError(name, value, f"left out: the {target} target has no such setting")
     with staged(output, overwrite=overwrite) as folder:
         progress("finding the checkpoint")
         resolved = hub.resolve(spec.model, revision=spec.revision, token=token)
         checkpoint = Checkpoint.open(resolved.path)
         task = modeling.canonical_task(spec.task, checkpoint)
+        spec = replace(spec, task=task, target=target)
         _check(spec, checkpoint, task, folder)
         progress("loading the weights")
         loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
@@ -81,9 +86,9 @@ def export(
         progress("writing the artifact")
         with ThreadPoolExecutor(1) as aside:  # the two long digests, side by side; torch needs both cores before
             digest = aside.submit(checkpoint.weights_sha256)
-            known = {compiled.file: describe(folder / compiled.file)}
+            known = {name: describe(folder / name) for name in {program.file for program in compiled.programs}}
         source = _source(spec, resolved, digest.result(), loaded)
-        manifest = _manifest(checkpoint, loaded, compiled, source, (target, backend))
+        manifest = _manifest(spec, backend, loaded, compiled, source)
         checkpoint.copy_tokenizer(folder)
         config = _config(checkpoint, manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -119,24 +124,18 @@ def _source(spec: ExportSpec, resolved: Resolved, digest: str, loaded: LoadedHea
     )
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    loaded: LoadedHead,
-    compiled: Compiled,
-    source: Source,
-    target: tuple[str, str],
-) -> Manifest:
+def _manifest(spec: ExportSpec, backend: str, loaded: LoadedHead, compiled: Compiled, source: Source) -> Manifest:
     return Manifest(
         neuronbert_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=loaded.task,
-        model_type=checkpoint.architecture.model_type,
-        target=target[0],
-        backend=target[1],
-        program_file=compiled.file,
+        model_type=loaded.model_type,
+        target=spec.target,
+        backend=backend,
         inputs=loaded.inputs,
         outputs=loaded.outputs,
         programs=compiled.programs,
+        dynamic_batch=spec.dynamic_batch,
         compiler=compiled.compiler,
         source=source,
         files={},

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from neuronbert.architectures import ARCHITECTURES, TASKS, AnswerKind
 from neuronbert.errors import InvalidShapeError
 from neuronbert.shapes import StaticShape
-from neuronbert.spec import AutoCast, AutoCastType
+from neuronbert.spec import AutoCast, AutoCastType, LogicalCores, OptLevel
 
 FORMAT_VERSION: Final = 1
 
@@ -78,11 +78,12 @@ class OutputSpec(_Data):
 
 
 class ProgramSpec(_Data):
-    """One compiled program: its static shape and the method of the file that runs it."""
+    """One compiled program: its static shape, the file it is in, and the method of the file that runs it."""
 
     batch_size: Dim
     sequence_length: Dim
     num_choices: Dim | None = None
+    file: FileName
     method: Annotated[str, Field(pattern=r"^forward(_[0-9]+(x[0-9]+)+)?$")]
 
     @model_validator(mode="after")
@@ -105,6 +106,12 @@ class CompilerInfo(_Data):
     name: str
     auto_cast: AutoCast
     auto_cast_type: AutoCastType
+    optlevel: OptLevel | None = None
+    lnc: LogicalCores | None = None
+    """Physical cores to a logical one; None where the target has no such setting."""
+    inline_weights: bool = True
+    flags: tuple[str, ...] = ()
+    """The compiler's whole command line, as far as it was given here."""
     versions: dict[str, str]
 
 
@@ -145,10 +152,11 @@ class Manifest(_Data):
     model_type: str
     target: str
     backend: str
-    program_file: FileName
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
     outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1)]
     programs: Annotated[tuple[ProgramSpec, ...], Field(min_length=1)]
+    dynamic_batch: bool = False
+    """Whether the programs take any number of rows, in calls of their batch size."""
     compiler: CompilerInfo
     source: Source
     files: dict[FileName, FileInfo]
@@ -171,6 +179,17 @@ class Manifest(_Data):
     def shapes(self) -> tuple[StaticShape, ...]:
         """The static shape of every program, in order."""
         return tuple(program.shape for program in self.programs)
+
+    @property
+    def program_files(self) -> tuple[str, ...]:
+        """The files that hold programs, each once."""
+        return tuple(dict.fromkeys(program.file for program in self.programs))
+
+    @property
+    def programs_sha256(self) -> str:
+        """What vouches for the programs: the digest of their file, or of its digests if there are several."""
+        digests = [self.files[name].sha256 for name in self.program_files]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def without_local_path(self) -> Self:
         """The manifest to publish: it doesn't say where the checkpoint lay on this machine."""
@@ -198,12 +217,15 @@ def parse(content: bytes) -> Manifest:
     if seal != _seal(body) or content != _render({**body, "seal": seal}):
         raise ManifestError(_ALTERED)
     try:
-        return Manifest.model_validate_json(json.dumps(body))
+        manifest = Manifest.model_validate_json(json.dumps(body))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         problem = f"has a wrong {where or 'content'}: {first['msg']}"
         raise ManifestError(" ".join(problem.split())) from error
+    if content != dump(manifest):  # a field that has a default was left out
+        raise ManifestError(_ALTERED)
+    return manifest
 
 
 def _decode(content: bytes) -> dict[str, object]:

@@ -32,6 +32,10 @@ _LAYERS: Final = "encoder.layer."
 """What the names of an encoder's layers have in common: one that is left over is a layer that would be left out."""
 
 
+WRAPPED: Final = "model"
+"""The attribute of an EncoderHead, and so the prefix of its weights' names."""
+
+
 class EncoderHead(nn.Module):
     """A model with one head as a function of positional tensors.
 
@@ -61,6 +65,7 @@ class LoadedHead:
     Attributes:
         head: The module, in fp32 and eval mode.
         task: The canonical name of its task.
+        model_type: Its architecture.
         class_name: transformers' class.
         inputs: What it takes.
         outputs: What it gives.
@@ -69,6 +74,7 @@ class LoadedHead:
 
     head: EncoderHead
     task: str
+    model_type: str
     class_name: str
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
@@ -132,6 +138,7 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
     return LoadedHead(
         head=EncoderHead(model, checkpoint.architecture.inputs, [o.name for o in outputs]).eval(),
         task=task,
+        model_type=checkpoint.architecture.model_type,
         class_name=class_name,
         inputs=_input_specs(checkpoint),
         outputs=tuple(_output_spec(output, model.config) for output in outputs),

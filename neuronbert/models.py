@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -20,24 +21,41 @@ from transformers.models.bert import modeling_bert
 from neuronbert import hub
 from neuronbert.architectures import find_task
 from neuronbert.artifact import MANIFEST, Artifact, staged
+from neuronbert.backends import registry
+from neuronbert.backends.base import ANYWHERE
 from neuronbert.checkpoint import CONFIG, Checkpoint
-from neuronbert.errors import ArtifactCorruptError, InvalidOptionError, WrongHeadError, first_line
+from neuronbert.errors import ArtifactCorruptError, InvalidOptionError, ReplacedWeightsError, WrongHeadError, first_line
 from neuronbert.exporter import export as export_artifact
+from neuronbert.modeling import WRAPPED
 from neuronbert.publishing import publish
 from neuronbert.runtime import Session
 from neuronbert.shapes import StaticShape
-from neuronbert.spec import ExportSpec
+from neuronbert.spec import TARGET_OPTIONS, ExportSpec
 
 if TYPE_CHECKING:
     import os
 
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PretrainedConfig
     from transformers.utils import ModelOutput
 
+    from neuronbert.backends.base import Placement
     from neuronbert.manifest import Manifest
 
-_SPEC_OPTIONS: Final = ("target", "auto_cast", "auto_cast_type", "allow_random_weights")
+_SPEC_OPTIONS: Final = (
+    "target",
+    "auto_cast",
+    "auto_cast_type",
+    "allow_random_weights",
+    "dynamic_batch",
+    *TARGET_OPTIONS,
+)
+_SYNONYMS: Final = {
+    "instance_type": "target",
+    "dynamic_batch_size": "dynamic_batch",
+    "inline_weights_to_neff": "inline_weights",
+}
+"""optimum-neuron's names for options of ours."""
 
 
 class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is untyped
@@ -71,6 +89,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         export: bool = False,
         revision: str | None = None,
         token: str | bool | None = None,
+        placement: Placement = ANYWHERE,
         **options: Any,
     ) -> Self:
         """Load an artifact; or, with `export=True`, export a checkpoint and load the result.
@@ -80,8 +99,9 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             export: Compile a checkpoint. `save_pretrained` keeps the result.
             revision: Branch, tag or commit of a Hub id.
             token: For the Hub; None takes the one that is logged in.
-            options: With export: batch_size (1), sequence_length (128), num_choices, task, and these fields of
-                ExportSpec: target, auto_cast, auto_cast_type, allow_random_weights.
+            placement: Which NeuronCores the programs go to.
+            options: With export: batch_size (1), sequence_length (128), num_choices, task, and the fields of
+                ExportSpec but for model, shapes and revision.
 
         Raises:
             WrongHeadError: the model is of another task or architecture than the class.
@@ -93,26 +113,34 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             ...     "my-checkpoint/", export=True, batch_size=1, sequence_length=128)
         """
         if export:
-            return cls._export_and_load(str(model_id), revision, token, options)
+            return cls._export_and_load(str(model_id), revision, token, placement, options)
         if options:
             name, value = next(iter(options.items()))
             raise InvalidOptionError(name, value, "left out, or used together with export=True")
         resolved = hub.resolve(str(model_id), revision=revision, token=token, files=None)
         cls._check(Artifact.open(resolved.path, verify=False).manifest)
-        return cls(Session.open(resolved.path))
+        return cls(Session.open(resolved.path, placement=placement))
 
     @classmethod
     def _export_and_load(
-        cls, model_id: str, revision: str | None, token: str | bool | None, options: dict[str, Any]
+        cls,
+        model_id: str,
+        revision: str | None,
+        token: str | bool | None,
+        placement: Placement,
+        options: dict[str, Any],
     ) -> Self:
         checkpoint = Checkpoint.open(hub.resolve(model_id, revision=revision, token=token).path)
         model_type = checkpoint.architecture.model_type
         if cls.model_type not in (None, model_type):
             raise WrongHeadError(cls.__name__, f"{cls.model_type} models", f"a {model_type} model")
         spec = _spec(model_id, revision, cls.task, options)
+        target, backend = registry.resolve_target(spec.target)
+        registry.runtime(backend, target)  # before the compiler's hours: what it makes is to run here
         folder = tempfile.mkdtemp(prefix="neuronbert-")
         try:
-            model = cls(Session.open(export_artifact(spec, Path(folder, "artifact"), token=token).path))
+            artifact = export_artifact(spec, Path(folder, "artifact"), token=token)
+            model = cls(Session.open(artifact.path, placement=placement))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -154,6 +182,19 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         }
         return self._output_class(**self.session.run({**given, **others}))
 
+    def replace_weights(self, weights: nn.Module | Mapping[str, Tensor]) -> None:
+        """Go on with other weights of the same architecture: those of a model that was trained further.
+
+        Args:
+            weights: A transformers model of the same head, or its state_dict.
+
+        Raises:
+            FixedWeightsError: the programs were compiled with their weights inside.
+            DeviceError: the device didn't take them.
+        """
+        state = weights if isinstance(weights, Mapping) else weights.state_dict()
+        self.session.replace_weights({f"{WRAPPED}.{name}": value for name, value in state.items()})
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -170,6 +211,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             options: The others of the method `push_to_hub`.
 
         Raises:
+            ReplacedWeightsError: the programs go on with other weights than the artifact's.
             OutputExistsError: something else than an artifact is there.
             StorageError: the directory can't be written.
         """
@@ -177,6 +219,8 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             name, value = next(iter(options.items()))
             raise InvalidOptionError(name, value, "left out, or used together with push_to_hub=True")
         artifact = self.session.artifact
+        if self.session.replaced:
+            raise ReplacedWeightsError(save_directory)
         if Path(save_directory).resolve() != artifact.path.resolve():
             with staged(save_directory, overwrite=True) as folder:
                 for name in (*artifact.manifest.files, MANIFEST):
@@ -230,7 +274,7 @@ def _config(session: Session) -> PretrainedConfig:
 
 
 def _spec(model_id: str, revision: str | None, task: str | None, options: dict[str, Any]) -> ExportSpec:
-    given = dict(options)
+    given = {_SYNONYMS.get(name, name): value for name, value in options.items()}
     shape = StaticShape(given.pop("batch_size", 1), given.pop("sequence_length", 128), given.pop("num_choices", None))
     asked = given.pop("task", None)
     if task is not None and asked not in (None, task):

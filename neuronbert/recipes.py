@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuronbert.errors import MissingFileError, RecipeError
-from neuronbert.spec import AutoCast, AutoCastType
+from neuronbert.spec import AutoCast, AutoCastType, LogicalCores, OptLevel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,14 @@ class Recipe(BaseModel):
     target: str | None = None
     auto_cast: AutoCast | None = None
     auto_cast_type: AutoCastType | None = None
+    dynamic_batch: bool | None = None
+    optlevel: OptLevel | None = None
+    lnc: LogicalCores | None = None
+    compiler_args: tuple[str, ...] | None = None
+    inline_weights: bool | None = None
+    lazy_load: bool | None = None
+    async_load: bool | None = None
+    compiler_workdir: str | None = None
 
 
 def load(path: Path) -> dict[str, Any]:

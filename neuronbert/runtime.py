@@ -14,6 +14,7 @@ from torch import Tensor
 
 from neuronbert.artifact import Artifact
 from neuronbert.backends import registry
+from neuronbert.backends.base import ANYWHERE
 from neuronbert.errors import (
     ArtifactCorruptError,
     BatchTooLargeError,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from neuronbert.backends.base import Program
+    from neuronbert.backends.base import Placement, Runtime
     from neuronbert.manifest import InputSpec, Manifest, OutputSpec
     from neuronbert.shapes import StaticShape
 
@@ -45,31 +46,44 @@ class Session:
 
     Args:
         artifact: A verified artifact.
-        programs: Its programs by static shape.
+        runtime: What runs its target.
+        placement: Which NeuronCores its programs go to.
+
+    Attributes:
+        artifact: The same.
+        replaced: Whether the programs go on with other weights than the artifact's.
     """
 
-    def __init__(self, artifact: Artifact, programs: Mapping[StaticShape, Program]) -> None:
+    def __init__(self, artifact: Artifact, runtime: Runtime, placement: Placement = ANYWHERE) -> None:
+        programs = runtime.load(artifact.path, artifact.manifest, placement)
         self.artifact = artifact
+        self.replaced = False
+        self._runtime = runtime
         self._programs = dict(programs)
         self._inputs = artifact.manifest.inputs
         self._outputs = artifact.manifest.outputs
         self._names = tuple(spec.name for spec in self._outputs)
+        self._dynamic = artifact.manifest.dynamic_batch
         self._rank = len(artifact.manifest.shapes[0].dims)
         self._by_dims = {shape.dims: shape for shape in programs}
         self._shapes = {shape: tuple(_output_dims(spec, shape) for spec in self._outputs) for shape in programs}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Session:
+    def open(cls, path: str | os.PathLike[str], *, placement: Placement = ANYWHERE) -> Session:
         """Verify and load the artifact in a directory.
+
+        Args:
+            path: The directory.
+            placement: Which NeuronCores its programs go to.
 
         Raises:
             ArtifactError: it isn't one, or not what was written.
             BackendUnavailableError: its target can't run here.
+            DeviceError: the device didn't take it.
         """
         artifact = Artifact.open(Path(path).absolute())
         manifest = artifact.manifest
-        runtime = registry.runtime(manifest.backend, manifest.target)
-        return cls(artifact, runtime.load(artifact.program_path, manifest))
+        return cls(artifact, registry.runtime(manifest.backend, manifest.target), placement)
 
     @property
     def manifest(self) -> Manifest:
@@ -93,17 +107,35 @@ class Session:
         """
         tensors, dims = self._check(inputs)
         shape = shape or self._by_dims.get(dims) or self._choose(dims)
-        full = dims == shape.dims
-        given = tensors if full else pad(tensors, self._inputs, shape.dims)
+        compiled, expected = shape.dims, self._shapes[shape]
+        if self._dynamic and dims[0] != shape.batch_size:
+            compiled = (dims[0], *shape.dims[1:])
+            expected = tuple((dims[0], *sizes[1:]) for sizes in expected)
+        full = dims == compiled
+        given = tensors if full else pad(tensors, self._inputs, compiled)
         with torch.no_grad():
             outputs = self._programs[shape](*given)
-        if tuple([output.shape for output in outputs]) != self._shapes[shape]:
+        if tuple([output.shape for output in outputs]) != expected:
             found = ", ".join(str(list(output.shape)) for output in outputs)
-            expected = ", ".join(str(list(dims)) for dims in self._shapes[shape])
+            wanted = ", ".join(str(list(sizes)) for sizes in expected)
+            name = next(program.file for program in self.manifest.programs if program.shape == shape)
             raise ArtifactCorruptError(
-                self.manifest.program_file, f"gives outputs of shape {found} in place of {expected}"
+                self.artifact.path / name, f"gives outputs of shape {found} in place of {wanted}"
             )
         return dict(zip(self._names, outputs if full else unpad(outputs, self._outputs, dims), strict=True))
+
+    def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on with other weights of the same architecture.
+
+        Args:
+            weights: By the names of the head's state_dict, all of them.
+
+        Raises:
+            FixedWeightsError: the programs were compiled with their weights inside.
+            DeviceError: the device didn't take them.
+        """
+        self._runtime.replace_weights(self._programs, weights)
+        self.replaced = True
 
     def _check(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[int, ...]]:
         tensors: list[Tensor] = []
@@ -133,7 +165,8 @@ class Session:
             raise EmptyInputError(spec.name)
 
     def _choose(self, dims: tuple[int, ...]) -> StaticShape:
-        shape = smallest_fit(self._programs, dims)
+        rows = (1, *dims[1:]) if self._dynamic else dims
+        shape = smallest_fit(self._programs, rows)
         if shape is not None:
             return shape
         shapes = tuple(self._programs)

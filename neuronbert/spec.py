@@ -1,11 +1,13 @@
 """What one export makes.
 
-Owns: ExportSpec and the names of the auto-cast modes. Knows nothing of torch or files.
+Owns: ExportSpec, its fingerprint, and the names of the auto-cast modes. Knows nothing of torch or files.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
 from typing import Final, Literal, get_args
 
 from neuronbert.errors import InvalidOptionError, InvalidShapeError
@@ -14,7 +16,24 @@ from neuronbert.shapes import StaticShape
 AutoCast = Literal["none", "matmul", "all"]
 AutoCastType = Literal["bf16", "fp16", "tf32", "fp8_e4m3"]
 AUTO_CASTS: Final[tuple[AutoCast, ...]] = get_args(AutoCast)
+OptLevel = Literal["1", "2", "3"]
+LogicalCores = Literal[1, 2]
 AUTO_CAST_TYPES: Final[tuple[AutoCastType, ...]] = get_args(AutoCastType)
+OPT_LEVELS: Final[tuple[OptLevel, ...]] = get_args(OptLevel)
+
+_ALLOWED: Final = {"auto_cast": AUTO_CASTS, "auto_cast_type": AUTO_CAST_TYPES, "optlevel": OPT_LEVELS}
+TARGET_OPTIONS: Final = (
+    "optlevel",
+    "lnc",
+    "compiler_args",
+    "inline_weights",
+    "lazy_load",
+    "async_load",
+    "compiler_workdir",
+)
+"""The fields that only some targets have."""
+_ELSEWHERE: Final = ("model", "revision", "allow_random_weights", "compiler_workdir")
+"""The fields that don't change the program: what they stand for is in the weights' digest, or is only a place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +49,14 @@ class ExportSpec:
         auto_cast: Which operations are lowered to `auto_cast_type`: "none", "matmul" or "all".
         auto_cast_type: "bf16", "fp16", "tf32" or "fp8_e4m3".
         allow_random_weights: Initialise head weights that the checkpoint lacks, in place of refusing.
+        dynamic_batch: The programs take any number of rows: they split and pad them into calls of the compiled size.
+        optlevel: The Neuron compiler's effort: "1", "2" (its default) or "3".
+        lnc: Physical NeuronCores to a logical one, 1 or 2, on Trn2 and Trn3; None for the target's own.
+        compiler_args: More flags for the Neuron compiler, passed as they are; they win over the ones set here.
+        inline_weights: Keep the weights inside the NEFF; if not, they can be replaced after loading.
+        lazy_load: Put the program on the device at its first call.
+        async_load: Put the program on the device in the background.
+        compiler_workdir: Where to keep what the Neuron compiler leaves; None to remove it.
 
     Raises:
         InvalidOptionError: an option has a value that it can't take.
@@ -44,16 +71,40 @@ class ExportSpec:
     auto_cast: AutoCast = "matmul"
     auto_cast_type: AutoCastType = "bf16"
     allow_random_weights: bool = False
+    dynamic_batch: bool = False
+    optlevel: OptLevel = "2"
+    lnc: LogicalCores | None = None
+    compiler_args: tuple[str, ...] = ()
+    inline_weights: bool = True
+    lazy_load: bool = False
+    async_load: bool = False
+    compiler_workdir: str | None = None
 
     def __post_init__(self) -> None:
         if not self.model:
             raise InvalidOptionError("model", self.model, "a checkpoint folder or a Hub id")
-        for name, allowed in (("auto_cast", AUTO_CASTS), ("auto_cast_type", AUTO_CAST_TYPES)):
+        for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise InvalidOptionError(name, getattr(self, name), "one of " + ", ".join(allowed))
+        if self.lnc not in (None, 1, 2):
+            raise InvalidOptionError("lnc", self.lnc, "1 or 2")
         if not self.shapes or len(set(self.shapes)) != len(self.shapes):
             names = [shape.name for shape in self.shapes]
             raise InvalidShapeError("shapes", names, "at least one, and each only once")
+
+    def fingerprint(self) -> str:
+        """The sha256 of every field that changes the program; of the same weights, equal ones make equal programs.
+
+        `task` and `target` are taken as they stand, so "auto" should be resolved first.
+        """
+        body = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+    def target_options(self) -> dict[str, object]:
+        """The options that only some targets have, where they differ from their defaults."""
+        defaults = {item.name: item.default for item in fields(self)}
+        given = {name: getattr(self, name) for name in TARGET_OPTIONS}
+        return {name: value for name, value in given.items() if value != defaults[name]}
 
 
 def shapes_of(

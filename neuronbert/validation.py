@@ -192,7 +192,7 @@ def _report(session: Session, **found: Any) -> ValidationReport:
         neuronbert_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=manifest.task,
-        program_sha256=manifest.files[manifest.program_file].sha256,
+        program_sha256=manifest.programs_sha256,
         reference=f"{source.class_name} of {source.model} in fp32",
         **found,
     )

@@ -10,7 +10,7 @@ from neuronbert.errors import MissingOptionError
 from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS
 
 from .. import _output
-from .._options import Json, Revision, Token, sizes
+from .._options import Json, Revision, Token, sizes, words
 
 
 def export(
@@ -28,7 +28,12 @@ def export(
     num_choices: Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")] = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", "--instance-type", help="What to compile for: cpu or auto.", show_default="auto"),
+        typer.Option(
+            "--target",
+            "--instance-type",
+            help="What to compile for: cpu, inf2, trn1, trn1n, trn2, trn3; auto is the device found here, or cpu.",
+            show_default="auto",
+        ),
     ] = None,
     auto_cast: Annotated[
         str | None, typer.Option(help=f"What is lowered: {', '.join(AUTO_CASTS)}.", show_default="matmul")
@@ -36,6 +41,20 @@ def export(
     auto_cast_type: Annotated[
         str | None, typer.Option(help=f"To what: {', '.join(AUTO_CAST_TYPES)}.", show_default="bf16")
     ] = None,
+    dynamic_batch: Annotated[
+        bool | None, typer.Option("--dynamic-batch", "--dynamic-batch-size", help="Take any number of rows.")
+    ] = None,
+    optlevel: Annotated[
+        str | None, typer.Option("--optlevel", "-O", help="The Neuron compiler's effort: 1, 2 or 3.", show_default="2")
+    ] = None,
+    lnc: Annotated[int | None, typer.Option(help="Physical cores to a logical one on Trn2 and Trn3: 1 or 2.")] = None,
+    compiler_args: Annotated[str | None, typer.Option(help="More flags for the Neuron compiler, in quotes.")] = None,
+    inline_weights: Annotated[
+        bool | None, typer.Option(help="Keep the weights inside the NEFF.", show_default="inline")
+    ] = None,
+    lazy_load: Annotated[bool | None, typer.Option("--lazy-load", help="Load at the first call.")] = None,
+    async_load: Annotated[bool | None, typer.Option("--async-load", help="Load in the background.")] = None,
+    compiler_workdir: Annotated[Path | None, typer.Option(help="Keep the Neuron compiler's files here.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with these options; given ones win.")] = None,
     allow_random_weights: Annotated[
         bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
@@ -59,6 +78,14 @@ def export(
         "auto_cast": auto_cast,
         "auto_cast_type": auto_cast_type,
         "revision": revision,
+        "dynamic_batch": dynamic_batch,
+        "optlevel": optlevel,
+        "lnc": lnc,
+        "compiler_args": None if compiler_args is None else words("--compiler-args", compiler_args),
+        "inline_weights": inline_weights,
+        "lazy_load": lazy_load,
+        "async_load": async_load,
+        "compiler_workdir": None if compiler_workdir is None else str(compiler_workdir),
     }
     with _output.progress() as progress:
         from neuronbert import recipes

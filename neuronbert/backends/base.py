@@ -1,12 +1,12 @@
 """The port between the library and a backend: two protocols and what crosses them.
 
-Owns: Compiler, Runtime, Program, Availability. Knows nothing of any vendor.
+Owns: Compiler, Runtime, Program, Placement, Availability. Knows nothing of any vendor.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,20 +31,44 @@ class Availability:
 class Compiled:
     """What a compiler left in the output folder."""
 
-    file: str
     programs: tuple[ProgramSpec, ...]
     compiler: CompilerInfo
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where on a device programs go.
+
+    Attributes:
+        first_core: The first NeuronCore, counted from 0 among those that the process sees; None lets the device choose.
+        cores: How many cores get a copy; calls go round them.
+    """
+
+    first_core: int | None = None
+    cores: int = 1
+
+
+ANYWHERE: Final = Placement()
+
+
 class Program(Protocol):
-    """One compiled program of one static shape: the inputs in order, exactly of that shape, to the outputs in order."""
+    """One compiled program of one static shape: the inputs in order, exactly of that shape, to the outputs in order.
+
+    With a dynamic batch, the first dimension of the inputs may be of any size.
+    """
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run it."""
 
 
 class Compiler(Protocol):
-    """Compiles a head for a target; needs no device that runs the result."""
+    """Compiles a head for a target; needs no device that runs the result.
+
+    Attributes:
+        options: Which of the spec's TARGET_OPTIONS it takes.
+    """
+
+    options: frozenset[str]
 
     def availability(self, target: str) -> Availability:
         """Whether this compiler can compile for a target on this machine."""
@@ -65,6 +89,7 @@ class Compiler(Protocol):
             folder: A staged folder.
 
         Raises:
+            CompilationFailedError: the compiler refused, or ended.
             StorageError: the folder can't be written.
         """
 
@@ -75,9 +100,21 @@ class Runtime(Protocol):
     def availability(self, target: str) -> Availability:
         """Whether a program for this target can run on this machine."""
 
-    def load(self, path: Path, manifest: Manifest) -> Mapping[StaticShape, Program]:
-        """The programs in a verified file.
+    def load(self, folder: Path, manifest: Manifest, placement: Placement) -> Mapping[StaticShape, Program]:
+        """The programs in a verified artifact's folder.
 
         Raises:
-            ArtifactCorruptError: the file isn't what the manifest says.
+            ArtifactCorruptError: a file isn't what the manifest says.
+            DeviceError: the device didn't take them.
+        """
+
+    def replace_weights(self, programs: Mapping[StaticShape, Program], weights: Mapping[str, Tensor]) -> None:
+        """Let loaded programs go on with other weights.
+
+        Args:
+            programs: What `load` gave.
+            weights: By the names of the head's state_dict.
+
+        Raises:
+            UnsupportedFeatureError: they were compiled with their weights inside.
         """

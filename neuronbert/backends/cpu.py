@@ -6,46 +6,38 @@ measured against. Weights lie in the file as they are and are folded (rounded, t
 
 from __future__ import annotations
 
-import os
 import warnings
-import zipfile
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from neuronbert.backends import torchscript
 from neuronbert.backends.autocast import AutoCastMode
-from neuronbert.backends.base import Availability, Compiled
-from neuronbert.errors import ArtifactCorruptError, first_line
+from neuronbert.backends.base import ANYWHERE, Availability, Compiled
+from neuronbert.backends.batching import DynamicBatch
+from neuronbert.errors import FixedWeightsError, InvalidOptionError
 from neuronbert.manifest import CompilerInfo, ProgramSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from neuronbert.backends.base import Compiler, Program, Runtime
+    from neuronbert.backends.base import Compiler, Placement, Program, Runtime
     from neuronbert.manifest import Manifest
     from neuronbert.shapes import StaticShape
     from neuronbert.spec import ExportSpec
 
 PROGRAM_FILE: Final = "model.neuron"
-_FILE_OVERHEAD: Final = 4 << 20
-"""Bytes of a program file beside its weights, generously."""
 _AVAILABLE: Final = Availability(ok=True)
-_NAMESPACES: Final = ("aten::", "prim::")
-_FORBIDDEN: Final = frozenset(
-    {"aten::from_file", "aten::save", "aten::_print", "aten::wait", "prim::PythonOp", "prim::Print", "prim::fork"}
-    | {"prim::rpc_async", "prim::rpc_sync", "prim::rpc_remote", "prim::awaitable", "prim::CudaFusionGroup"}
-)
-"""Operators of those namespaces that act outside the program; no traced encoder has one."""
-_HOOKS: Final = (b"__setstate__", b"torch.classes")
-"""What in a program's code would act while it is loaded."""
 
 
 class CpuCompiler:
     """Traces a head to TorchScript."""
+
+    options: frozenset[str] = frozenset()
 
     def availability(self, target: str) -> Availability:
         """Always, for the CPU."""
@@ -68,14 +60,14 @@ class CpuCompiler:
             module: Any = torch.jit.trace_module(  # type: ignore[no-untyped-call]
                 flat, inputs, check_trace=False, strict=False
             )
-        _save(module, folder / PROGRAM_FILE)
+        torchscript.save(module, folder / PROGRAM_FILE)
         info = CompilerInfo(
             name="torch.jit.trace",
             auto_cast=spec.auto_cast,
             auto_cast_type=spec.auto_cast_type,
             versions={"torch": torch.__version__},
         )
-        return Compiled(PROGRAM_FILE, programs, info)
+        return Compiled(programs, info)
 
 
 class _Flat(torch.nn.Module):
@@ -107,18 +99,28 @@ class CpuRuntime:
         """Always, for the CPU."""
         return _AVAILABLE if target == "cpu" else Availability(ok=False, reason="this backend runs on cpu only")
 
-    def load(self, path: Path, manifest: Manifest) -> Mapping[StaticShape, Program]:
-        """The programs of the file, by shape."""
-        methods = [program.method for program in manifest.programs]
-        try:
-            _refuse_hooks(path)
-            module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-            _refuse_effects(module, methods, path)
-            extra = [method for method in methods if method != "forward"]
-            frozen = torch.jit.freeze(module, preserved_attrs=extra)
-            return {program.shape: getattr(frozen, program.method) for program in manifest.programs}
-        except (RuntimeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
-            raise ArtifactCorruptError(path, f"is not a program for the cpu target ({first_line(error)})") from error
+    def load(self, folder: Path, manifest: Manifest, placement: Placement) -> Mapping[StaticShape, Program]:
+        """The programs of the files, by shape."""
+        if placement != ANYWHERE:
+            raise InvalidOptionError("placement", placement.first_core, "left out: the cpu target has no NeuronCores")
+        programs: dict[StaticShape, Program] = {}
+        for name in manifest.program_files:
+            held = [program for program in manifest.programs if program.file == name]
+            methods = [program.method for program in held]
+            module = torchscript.load(folder / name, methods)
+            frozen = torch.jit.freeze(module, preserved_attrs=[method for method in methods if method != "forward"])
+            for program in held:
+                run = getattr(frozen, program.method)
+                programs[program.shape] = DynamicBatch(run, program.batch_size) if manifest.dynamic_batch else run
+        return programs
+
+    def replace_weights(
+        self,
+        programs: Mapping[StaticShape, Program],  # noqa: ARG002  the port's
+        weights: Mapping[str, Tensor],  # noqa: ARG002
+    ) -> None:
+        """Never: loading folds the weights into the program."""
+        raise FixedWeightsError
 
 
 def compiler() -> Compiler:
@@ -139,42 +141,8 @@ def _name_methods(shapes: tuple[StaticShape, ...]) -> tuple[ProgramSpec, ...]:
             batch_size=shape.batch_size,
             sequence_length=shape.sequence_length,
             num_choices=shape.num_choices,
+            file=PROGRAM_FILE,
             method="forward" if shape == largest else f"forward_{shape.name}",
         )
         for shape in shapes
     )
-
-
-def _save(module: Any, path: Path) -> None:
-    # TorchScript's writer aborts the whole process when the disk is full, so it is asked first whether the file fits.
-    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size + _FILE_OVERHEAD)
-    torch.jit.save(module, str(path))
-
-
-def _refuse_hooks(path: Path) -> None:
-    """Look at the code of an archive before TorchScript does: loading it may already run some of it."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if len(set(names)) < len(names):  # two readers may take different ones
-            raise ArtifactCorruptError(path, "holds two members of one name")
-        for name in names:
-            if "/code/" in name and name.endswith(".py"):
-                code = archive.read(name)
-                if any(hook in code for hook in _HOOKS):
-                    raise ArtifactCorruptError(path, "has code that would run while it is loaded")
-
-
-def _refuse_effects(module: Any, methods: list[str], path: Path) -> None:
-    for method in methods:
-        for kind in _kinds(getattr(module, method).inlined_graph):
-            if kind in _FORBIDDEN or not kind.startswith(_NAMESPACES):
-                raise ArtifactCorruptError(path, f"contains the operator {kind}, which no encoder needs")
-
-
-def _kinds(block: Any) -> Iterator[str]:
-    for node in block.nodes():
-        yield node.kind()
-        for inner in node.blocks():
-            yield from _kinds(inner)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
+from neuronbert import sdk
 from neuronbert.errors import BackendUnavailableError, InvalidOptionError
 
 if TYPE_CHECKING:
@@ -15,36 +16,42 @@ if TYPE_CHECKING:
 
     from neuronbert.backends.base import Compiler, Runtime
 
-BACKENDS: Final[Mapping[str, str]] = {"cpu": "neuronbert.backends.cpu"}
+BACKENDS: Final[Mapping[str, str]] = {
+    "cpu": "neuronbert.backends.cpu",
+    "neuronx": "neuronbert.backends.neuronx",
+    "torchneuron": "neuronbert.backends.torchneuron",
+}
 """Backend name to the module that has its `compiler()` and `runtime()`."""
 
-TARGETS: Final[Mapping[str, str | None]] = {
-    "cpu": "cpu",
-    "inf2": None,
-    "trn1": None,
-    "trn1n": None,
-    "trn2": None,
-    "trn3": None,
-}
-"""Target to the backend that serves it; None where there is none yet."""
+_BACKEND_OF: Final[Mapping[str, str]] = {"trace": "neuronx", "native": "torchneuron"}
+"""Which backend stands on which of the vendor's libraries."""
 
-_NO_BACKEND: Final = "this version of neuronbert has no backend for Neuron devices yet"
+TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
+    "cpu": ("cpu",),
+    **{target: tuple(_BACKEND_OF[kind] for kind in kinds) for target, kinds in sdk.KINDS.items()},
+}
+"""Target to the backends that serve it, the one that compiles without a device first."""
 
 
 def resolve_target(target: str) -> tuple[str, str]:
-    """The target meant by a name, and its backend; "auto" is the CPU while no other backend exists.
+    """The target meant by a name, and its backend.
+
+    "auto" is the Neuron device of this machine, or the CPU. Where two backends serve a target, the one whose library is
+    installed is taken.
 
     Raises:
         InvalidOptionError: there is no such target.
-        BackendUnavailableError: no backend serves it.
     """
-    name = "cpu" if target == "auto" else target
+    name = target
+    if target == "auto":
+        device = sdk.find_device()
+        name = device.target if device and device.target else "cpu"
     if name not in TARGETS:
         raise InvalidOptionError("target", target, "one of auto, " + ", ".join(TARGETS))
-    backend = TARGETS[name]
-    if backend is None:
-        raise BackendUnavailableError(name, _NO_BACKEND)
-    return name, backend
+    backends = TARGETS[name]
+    library = sdk.find_library() if len(backends) > 1 else None
+    installed = _BACKEND_OF.get(library.kind, "") if library else ""
+    return name, installed if installed in backends else backends[0]
 
 
 def compiler(backend: str, target: str) -> Compiler:

@@ -98,8 +98,8 @@ def test_export_options_without_export_are_refused(exported: Callable[..., Path]
 
 
 def test_an_unknown_export_option_is_refused(tiny: Callable[..., Path]) -> None:
-    with pytest.raises(errors.InvalidOptionError, match="dynamic_batch_size"):
-        NeuronBertForMaskedLM.from_pretrained(tiny("fill-mask"), export=True, dynamic_batch_size=True)
+    with pytest.raises(errors.InvalidOptionError, match="disable_validation"):
+        NeuronBertForMaskedLM.from_pretrained(tiny("fill-mask"), export=True, disable_validation=True)
 
 
 @pytest.mark.parametrize(

@@ -225,13 +225,13 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(checkpoint: Path, tmp_path:
 
 SLOW_EXPORT = """
 import sys, time
-from neuronbert.backends import cpu
-save = cpu._save
+from neuronbert.backends import torchscript
+save = torchscript.save
 def slow(module, path):
     save(module, path)
     print("saved", flush=True)
     time.sleep(60)
-cpu._save = slow
+torchscript.save = slow
 sys.argv = ["neuronbert", "export", "--model", sys.argv[1], "--sequence-length", "16", sys.argv[2]]
 from cli.app import main
 main()

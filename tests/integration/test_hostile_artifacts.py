@@ -85,7 +85,7 @@ def test_a_program_that_acts_outside_itself_is_refused(artifact: Path, module: n
 def test_a_file_that_is_no_program_is_refused(artifact: Path, content: bytes) -> None:
     (artifact / "model.neuron").write_bytes(content)
     seal(artifact, Artifact.open(artifact, verify=False).manifest)
-    with pytest.raises(ArtifactCorruptError, match="is not a program"):
+    with pytest.raises(ArtifactCorruptError, match="is not a TorchScript archive"):
         NeuronAutoModel.from_pretrained(artifact)
 
 

@@ -37,10 +37,9 @@ def make_manifest(**changes: Any) -> Manifest:
         "model_type": "bert",
         "target": "cpu",
         "backend": "cpu",
-        "program_file": "model.neuron",
         "inputs": INPUTS,
         "outputs": (OutputSpec(name="logits", dims=("batch", "sequence", "vocabulary"), size=100, answer="argmax"),),
-        "programs": (ProgramSpec(batch_size=2, sequence_length=8, method="forward"),),
+        "programs": (ProgramSpec(batch_size=2, sequence_length=8, file="model.neuron", method="forward"),),
         "compiler": CompilerInfo(
             name="torch.jit.trace", auto_cast="matmul", auto_cast_type="bf16", versions={"torch": "2.9"}
         ),

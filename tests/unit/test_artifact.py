@@ -39,7 +39,7 @@ def artifact(tmp_path: Path) -> Path:
 def test_what_was_written_is_what_is_opened(intact: Path) -> None:
     opened = Artifact.open(intact)
     assert set(opened.manifest.files) == set(FILES)
-    assert opened.program_path.read_bytes() == FILES["model.neuron"]
+    assert (opened.path / "model.neuron").read_bytes() == FILES["model.neuron"]
     assert opened.config() == json.loads(FILES["config.json"])
     assert opened.report() is None
 

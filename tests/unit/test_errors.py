@@ -42,13 +42,15 @@ BASES = {
     CheckpointError,
     ArtifactError,
     UnavailableError,
+    errors.DeviceError,
+    errors.FailedCheckError,
 }
 ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, NeuronBertError)]
 BRANCHES: dict[type[NeuronBertError], int] = {
     UsageError: 2,
     DataError: 2,
     UnavailableError: 3,
-    ValidationFailedError: 1,
+    errors.FailedCheckError: 1,
 }
 CONCRETE = [kind for kind in ALL if kind not in BASES]
 

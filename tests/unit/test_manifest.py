@@ -50,7 +50,9 @@ def some(specs: st.SearchStrategy[Any], key: str) -> st.SearchStrategy[tuple[Any
 def programs_of(choices: st.SearchStrategy[int | None]) -> st.SearchStrategy[tuple[ProgramSpec, ...]]:
     method = st.from_regex(r"forward(_[0-9]{1,3}(x[0-9]{1,3}){1,2})?", fullmatch=True)
     sizes = st.integers(1, 9)
-    program = st.builds(ProgramSpec, batch_size=sizes, sequence_length=sizes, num_choices=choices, method=method)
+    program = st.builds(
+        ProgramSpec, batch_size=sizes, sequence_length=sizes, num_choices=choices, file=file_names, method=method
+    )
     return some(program, "shape")
 
 
@@ -68,7 +70,7 @@ manifests = st.builds(
     task=st.sampled_from(sorted(TASKS)),
     created=words,
     target=words,
-    program_file=file_names,
+    dynamic_batch=st.booleans(),
     inputs=some(inputs, "name").map(lambda specs: (specs[0].model_copy(update={"default": None}), *specs[1:])),
     outputs=some(outputs, "name"),
     programs=programs_of(st.none()) | programs_of(st.integers(1, 9)),
@@ -152,7 +154,9 @@ def test_a_field_of_another_kind_is_refused_under_a_seal_that_is_right(field: st
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../b", ".hidden", "a//b", "a/", "", "a\n", "a\\b", "~"])
 def test_a_file_name_that_could_leave_the_folder_is_refused(name: str) -> None:
-    assert refused(reseal(DUMPED, program_file=name))
+    program = {"batch_size": 2, "sequence_length": 8, "num_choices": None, "file": "a", "method": "forward"}
+    assert not refused(reseal(DUMPED, programs=[program]))
+    assert refused(reseal(DUMPED, programs=[{**program, "file": name}]))
     assert refused(reseal(DUMPED, files={name: {"sha256": DIGEST, "size": 1}}))
 
 
@@ -199,14 +203,14 @@ def test_what_is_published_does_not_say_where_the_checkpoint_lay() -> None:
 
 def test_the_shapes_are_those_of_the_programs_in_order() -> None:
     programs = (
-        ProgramSpec(batch_size=2, sequence_length=8, num_choices=3, method="forward"),
-        ProgramSpec(batch_size=1, sequence_length=8, num_choices=3, method="forward_1x3x8"),
+        ProgramSpec(batch_size=2, sequence_length=8, num_choices=3, file="a", method="forward"),
+        ProgramSpec(batch_size=1, sequence_length=8, num_choices=3, file="a", method="forward_1x3x8"),
     )
     assert make_manifest(programs=programs).shapes == (StaticShape(2, 8, 3), StaticShape(1, 8, 3))
 
 
 def program(**changes: object) -> dict[str, object]:
-    return {"batch_size": 2, "sequence_length": 8, "num_choices": None, "method": "forward", **changes}
+    return {"batch_size": 2, "sequence_length": 8, "num_choices": None, "file": "a", "method": "forward", **changes}
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**20 + 1, 2**20, 10**30])

@@ -51,7 +51,7 @@ def test_an_artifact_is_replaced_only_on_request(tmp_path: Path) -> None:
         write_artifact(tmp_path / "out", files=OTHER)
     assert content(tmp_path / "out") == before
     write_artifact(tmp_path / "out", files=OTHER, overwrite=True)
-    assert Artifact.open(tmp_path / "out").program_path.read_bytes() == OTHER["model.neuron"]
+    assert (Artifact.open(tmp_path / "out").path / "model.neuron").read_bytes() == OTHER["model.neuron"]
     assert names(tmp_path) == ["out"]
 
 
@@ -86,7 +86,7 @@ def test_a_link_is_written_through(tmp_path: Path, there: str) -> None:
     write_artifact(tmp_path / "link", files=OTHER, overwrite=True)
     assert (tmp_path / "link").readlink() == Path("elsewhere/real")
     assert content(real) == content(tmp_path / "link")
-    assert Artifact.open(real).program_path.read_bytes() == OTHER["model.neuron"]
+    assert (Artifact.open(real).path / "model.neuron").read_bytes() == OTHER["model.neuron"]
     assert (names(tmp_path), names(tmp_path / "elsewhere")) == (["elsewhere", "link"], ["real"])
 
 
@@ -155,7 +155,7 @@ def test_an_artifact_that_can_not_be_read_any_more_can_be_replaced(
     (out / MANIFEST).write_bytes(damage((out / MANIFEST).read_bytes()))
     (out / "notes.txt").write_text("mine")
     write_artifact(out, files=OTHER, overwrite=True)
-    assert Artifact.open(out).program_path.read_bytes() == OTHER["model.neuron"]
+    assert (Artifact.open(out).path / "model.neuron").read_bytes() == OTHER["model.neuron"]
     assert (out / "notes.txt").read_text() == "mine"
     assert names(tmp_path) == ["out"]
 

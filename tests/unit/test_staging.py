@@ -215,7 +215,7 @@ def test_of_two_processes_that_write_the_same_output_one_wins_whole(tmp_path: Pa
     for process in processes:
         with process:
             process.wait()
-    assert Artifact.open(tmp_path / "out").program_path.read_bytes() in (b"a" * 50_000, b"b" * 50_000)
+    assert (Artifact.open(tmp_path / "out").path / "model.neuron").read_bytes() in (b"a" * 50_000, b"b" * 50_000)
     assert names(tmp_path) == ["out"]
 
 
@@ -234,6 +234,6 @@ def test_threads_that_replace_the_same_output_do_not_disturb_each_other(tmp_path
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(Artifact.open(tmp_path / "out").program_path.read_bytes())) == 1
+    assert len(set((Artifact.open(tmp_path / "out").path / "model.neuron").read_bytes())) == 1
     assert names(tmp_path) == ["out"]
     assert errors == []

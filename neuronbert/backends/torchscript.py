@@ -1,0 +1,104 @@
+"""What may be in a TorchScript archive, looked at before and after TorchScript reads it.
+
+Owns: the checks that make an archive from elsewhere safe to load and to run. Knows nothing of manifests or devices.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from neuronbert.errors import ArtifactCorruptError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_FILE_OVERHEAD: Final = 4 << 20
+"""Bytes of a program file beside its weights, generously."""
+_NAMESPACES: Final = ("aten::", "prim::")
+_FORBIDDEN: Final = frozenset(
+    {"aten::from_file", "aten::save", "aten::_print", "aten::wait", "prim::PythonOp", "prim::Print", "prim::fork"}
+    | {"prim::rpc_async", "prim::rpc_sync", "prim::rpc_remote", "prim::awaitable", "prim::CudaFusionGroup"}
+)
+"""Operators of those namespaces that act outside the program; no traced encoder has one."""
+_HOOK: Final = b"__setstate__"
+_CLASSES: Final = b"torch.classes"
+"""What in a program's code would act while it is loaded."""
+
+
+def load(path: Path, methods: Sequence[str]) -> Any:
+    """The module in an archive, on the CPU, after looking at what it would run.
+
+    Args:
+        path: The archive.
+        methods: The methods that are going to be called.
+
+    Raises:
+        ArtifactCorruptError: it is no TorchScript archive, or does what no encoder needs.
+    """
+    refuse_hooks(path)
+    try:
+        module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+        refuse_effects(module, methods, path)
+    except (RuntimeError, AttributeError, ValueError) as error:
+        raise ArtifactCorruptError(path, f"is not a program for the cpu target ({first_line(error)})") from error
+    return module
+
+
+def save(module: Any, path: Path) -> None:
+    """Write a module's archive.
+
+    TorchScript's writer aborts the whole process when the disk is full, so it is asked first whether the file fits.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size + _FILE_OVERHEAD)
+    torch.jit.save(module, str(path))
+
+
+def refuse_hooks(path: Path, vendor: str = "") -> None:
+    """Look at the code of an archive before TorchScript does: loading it may already run some of it.
+
+    Args:
+        path: The archive.
+        vendor: The namespace of operators and classes that a device's library adds, such as "neuron".
+
+    Raises:
+        ArtifactCorruptError: it is no archive, or has code that would act while it is loaded.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(set(names)) < len(names):  # two readers may take different ones
+                raise ArtifactCorruptError(path, "holds two members of one name")
+            code = [archive.read(name) for name in names if "/code/" in name and name.endswith(".py")]
+    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, NotImplementedError) as error:
+        raise ArtifactCorruptError(path, f"is not a TorchScript archive ({first_line(error)})") from error
+    for text in code:
+        own = text.replace(_CLASSES + b"." + vendor.encode() + b".", b"") if vendor else text
+        if _HOOK in own or _CLASSES in own:
+            raise ArtifactCorruptError(path, "has code that would run while it is loaded")
+
+
+def refuse_effects(module: Any, methods: Sequence[str], path: Path, vendor: str = "") -> None:
+    """Look at the operators that a loaded module's methods would run.
+
+    Raises:
+        ArtifactCorruptError: one of them is none that an encoder needs.
+    """
+    allowed = (*_NAMESPACES, f"{vendor}::") if vendor else _NAMESPACES
+    for method in methods:
+        for kind in _kinds(getattr(module, method).inlined_graph):
+            if kind in _FORBIDDEN or not kind.startswith(allowed):
+                raise ArtifactCorruptError(path, f"contains the operator {kind}, which no encoder needs")
+
+
+def _kinds(block: Any) -> Iterator[str]:
+    for node in block.nodes():
+        yield node.kind()
+        for inner in node.blocks():
+            yield from _kinds(inner)
