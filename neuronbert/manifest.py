@@ -86,6 +86,12 @@ class ProgramSpec(_Data):
     file: FileName
     method: Annotated[str, Field(pattern=r"^forward(_[0-9]+(x[0-9]+)+)?$")]
 
+    @classmethod
+    def of(cls, shape: StaticShape, *, file: str, method: str = "forward") -> Self:
+        """The program of a static shape."""
+        sizes = {"batch_size": shape.batch_size, "sequence_length": shape.sequence_length}
+        return cls(**sizes, num_choices=shape.num_choices, file=file, method=method)
+
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         try:

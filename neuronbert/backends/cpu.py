@@ -137,12 +137,6 @@ def _name_methods(shapes: tuple[StaticShape, ...]) -> tuple[ProgramSpec, ...]:
     # Other readers of this format run `forward`, so that is the one that takes the most.
     largest = max(shapes, key=lambda shape: (shape.tokens, shape.sequence_length))
     return tuple(
-        ProgramSpec(
-            batch_size=shape.batch_size,
-            sequence_length=shape.sequence_length,
-            num_choices=shape.num_choices,
-            file=PROGRAM_FILE,
-            method="forward" if shape == largest else f"forward_{shape.name}",
-        )
+        ProgramSpec.of(shape, file=PROGRAM_FILE, method="forward" if shape == largest else f"forward_{shape.name}")
         for shape in shapes
     )

@@ -1,6 +1,6 @@
 """Inf2, Trn1, Trn1n and Trn2 through torch_neuronx.trace, the library on PyTorch/XLA (torch 2.9).
 
-Owns: the compiler's command line, tracing, placing on cores, and what goes wrong on the way. Written to the documented
+Owns: tracing, placing on cores, and what goes wrong on the way. Written to the documented
 contract (PyTorch Neuron trace, core placement, lazy load and replace weights API; Neuron Compiler CLI reference) and
 tested against a double that obeys it; it has not been run on a device.
 """
@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from packaging.version import Version
 
 from neuronbert import sdk
-from neuronbert.backends import torchscript
+from neuronbert.backends import flags, torchscript
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.errors import (
     BackendUnavailableError,
@@ -30,8 +29,6 @@ from neuronbert.errors import (
     DeviceLoadError,
     DeviceRunError,
     FixedWeightsError,
-    InvalidOptionError,
-    LogicalCoresError,
     StorageError,
     WeightsRefusedError,
     first_line,
@@ -46,27 +43,14 @@ if TYPE_CHECKING:
     from neuronbert.backends.base import Compiler, Placement, Program, Runtime
     from neuronbert.manifest import Manifest
     from neuronbert.shapes import StaticShape
-    from neuronbert.spec import ExportSpec, LogicalCores
+    from neuronbert.spec import ExportSpec
 
 OVERRIDE: Final = "NEURON_PLATFORM_TARGET_OVERRIDE"
 """What the library takes as its platform where there is no device; read when it is imported."""
-LOGICAL_CORES: Final = "NEURON_LOGICAL_NC_CONFIG"
 LOG: Final = "log-neuron-cc.txt"
 
-_LNC: Final[Mapping[str, LogicalCores]] = {"trn2": 2}
-"""Targets that have logical cores, with the size that compiler and runtime take by default."""
-_INTEGER_FLAGS_FROM: Final = Version("2.27")
-"""The compiler that first had --native-int64 and --implicit-integer-downcast, and announced other defaults for them."""
 _LOG_LINES: Final = 3
 _LOG_BYTES: Final = 16 << 10
-_OPTION_OF: Final = {
-    "--target": "--target",
-    "--auto-cast": "--auto-cast",
-    "--auto-cast-type": "--auto-cast-type",
-    "--optlevel": "--optlevel",
-    **dict.fromkeys(("--lnc", "-lnc", "--logical-nc-config"), "--lnc"),
-}
-"""The compiler's flags that have an option of their own, which is what the manifest records."""
 
 
 class NeuronxCompiler:
@@ -92,12 +76,12 @@ class NeuronxCompiler:
         library = _import(spec.target, compiling=True)
         found = sdk.find_compiler()
         version = found.version if found else "0"
-        flags = compiler_flags(spec, version)
+        line = flags.command_line(spec, version)
         largest = max(examples, key=lambda shape: (shape.tokens, shape.sequence_length))
         programs = []
         for shape, inputs in examples.items():
             name = "model.neuron" if shape == largest else f"program_{shape.name}.pt"
-            traced = _trace(library, head, inputs, flags, spec, shape)
+            traced = _trace(library, head, inputs, line, spec, shape)
             for asked, apply in (
                 (spec.dynamic_batch, library.dynamic_batch),
                 (spec.lazy_load, library.lazy_load),
@@ -106,39 +90,18 @@ class NeuronxCompiler:
                 if asked:
                     apply(traced)  # in place; it is kept in the file
             torchscript.save(traced, folder / name)
-            programs.append(_program(shape, name))
+            programs.append(ProgramSpec.of(shape, file=name))
         info = CompilerInfo(
             name="neuronx-cc",
             auto_cast=spec.auto_cast,
             auto_cast_type=spec.auto_cast_type,
             optlevel=spec.optlevel,
-            lnc=_logical_cores(spec),
+            lnc=flags.logical_cores(spec),
             inline_weights=spec.inline_weights,
-            flags=tuple(flags),
+            flags=tuple(line),
             versions={"neuronx-cc": version, "torch-neuronx": library.__version__, "torch": torch.__version__},
         )
         return Compiled(tuple(programs), info)
-
-
-def compiler_flags(spec: ExportSpec, version: str) -> list[str]:
-    """The command line for neuronx-cc: all that matters is said, since its defaults change between versions.
-
-    Of an option that is given twice the right-most wins, so the user's own come last.
-
-    Args:
-        spec: What to make, with its target resolved.
-        version: Of the compiler.
-    """
-    cast = "matmult" if spec.auto_cast == "matmul" else spec.auto_cast
-    flags = ["--target", spec.target, "--model-type", "transformer", "--optlevel", spec.optlevel]
-    flags += ["--auto-cast", cast, "--auto-cast-type", spec.auto_cast_type, "--enable-mixed-precision-accumulation"]
-    if (lnc := _logical_cores(spec)) is not None:
-        flags += ["--lnc", str(lnc)]
-    if Version(version) >= _INTEGER_FLAGS_FROM:
-        flags += ["--implicit-integer-downcast", "all"]
-        if spec.target in _LNC:  # "only available on trn2 and later"
-            flags += ["--native-int64", "disabled"]
-    return [*flags, *_own_flags(spec)]
 
 
 class NeuronxRuntime:
@@ -152,7 +115,7 @@ class NeuronxRuntime:
     def load(self, folder: Path, manifest: Manifest, placement: Placement) -> Mapping[StaticShape, Program]:
         """The programs of the files, on the device."""
         library = _import(manifest.target, compiling=False)
-        _refuse_other_lnc(manifest)
+        flags.refuse_other_lnc(manifest)
         inline = manifest.compiler.inline_weights
         return {
             program.shape: NeuronxProgram(_load(library, folder / program.file, manifest, placement), library, inline)
@@ -208,32 +171,6 @@ def runtime() -> Runtime:
     return NeuronxRuntime()
 
 
-def _program(shape: StaticShape, file: str) -> ProgramSpec:
-    return ProgramSpec(
-        batch_size=shape.batch_size,
-        sequence_length=shape.sequence_length,
-        num_choices=shape.num_choices,
-        file=file,
-        method="forward",
-    )
-
-
-def _logical_cores(spec: ExportSpec) -> LogicalCores | None:
-    if spec.target in _LNC:
-        return spec.lnc or _LNC[spec.target]
-    if spec.lnc not in (None, 1):
-        raise InvalidOptionError("lnc", spec.lnc, f"1 for {spec.target}, which has no larger logical cores")
-    return None
-
-
-def _own_flags(spec: ExportSpec) -> list[str]:
-    for flag in spec.compiler_args:
-        option = "--optlevel" if flag.startswith("-O") else _OPTION_OF.get(flag.partition("=")[0])
-        if option:
-            raise InvalidOptionError("compiler_args", flag, f"left out: there is {option} for it")
-    return list(spec.compiler_args)
-
-
 def _import(target: str, *, compiling: bool) -> Any:
     """The vendor's library, told beforehand what to compile for where there is no device to ask."""
     if compiling and _without_device(target):
@@ -260,11 +197,11 @@ def _trace(
     library: Any,
     head: nn.Module,
     inputs: tuple[Tensor, ...],
-    flags: list[str],
+    line: list[str],
     spec: ExportSpec,
     shape: StaticShape,
 ) -> Any:
-    options: dict[str, Any] = {"compiler_args": flags, "inline_weights_to_neff": spec.inline_weights}
+    options: dict[str, Any] = {"compiler_args": line, "inline_weights_to_neff": spec.inline_weights}
     if _without_device(spec.target):
         if "cpu_backend" not in inspect.signature(library.trace).parameters:
             reason = f"torch-neuronx {library.__version__} can't compile without a device; {sdk.install('trace')}"
@@ -311,16 +248,6 @@ def _log(work: Path) -> tuple[Path, list[str]]:
         file.seek(max(0, logs[-1].stat().st_size - _LOG_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return logs[-1], [line.strip() for line in lines if line.strip()][-_LOG_LINES:]
-
-
-def _refuse_other_lnc(manifest: Manifest) -> None:
-    # The runtime refuses too, but only in its log; it reads the variable when it starts.
-    compiled = manifest.compiler.lnc
-    if compiled is None:
-        return
-    said = os.environ.get(LOGICAL_CORES, str(_LNC.get(manifest.target, compiled)))
-    if said != str(compiled):
-        raise LogicalCoresError(compiled, said)
 
 
 def _load(library: Any, path: Path, manifest: Manifest, placement: Placement) -> Any:

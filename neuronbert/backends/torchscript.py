@@ -5,20 +5,18 @@ Owns: the checks that make an archive from elsewhere safe to load and to run. Kn
 
 from __future__ import annotations
 
-import os
 import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from neuronbert.backends.storage import reserve
 from neuronbert.errors import ArtifactCorruptError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_FILE_OVERHEAD: Final = 4 << 20
-"""Bytes of a program file beside its weights, generously."""
 _NAMESPACES: Final = ("aten::", "prim::")
 _FORBIDDEN: Final = frozenset(
     {"aten::from_file", "aten::save", "aten::_print", "aten::wait", "prim::PythonOp", "prim::Print", "prim::fork"}
@@ -52,12 +50,12 @@ def load(path: Path, methods: Sequence[str]) -> Any:
 def save(module: Any, path: Path) -> None:
     """Write a module's archive.
 
-    TorchScript's writer aborts the whole process when the disk is full, so it is asked first whether the file fits.
+    Raises:
+        OSError: there is no room for it.
     """
-    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size + _FILE_OVERHEAD)
-    torch.jit.save(module, str(path))
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    with reserve(path, weights):
+        torch.jit.save(module, str(path))
 
 
 def refuse_hooks(path: Path, vendor: str = "") -> None:
