@@ -1,9 +1,9 @@
 """Trn2 and Trn3 through TorchNeuron, the library that adds the device "neuron" and a backend to torch.compile.
 
 It compiles where it runs: an artifact holds the exported program and the weights, and loading compiles each static
-shape, or takes the NEFF from the library's cache. Written to the documented contract (TorchNeuron: torch.compile backend
-reference, environment variables) and tested against a double; it has not been run on a device. That the library passes
-NEURON_CC_FLAGS on to the compiler is not said in its reference, and taken over from the library before it.
+shape, or takes the NEFF from the library's cache. Written to the documented contract (TorchNeuron: torch.compile
+backend reference, environment variables) and tested against a double; it has not been run on a device. That the library
+passes NEURON_CC_FLAGS on to the compiler is not said in its reference, and taken over from the library before it.
 
 Owns: exporting with torch.export, compiling at load. Knows nothing of torch_neuronx.trace.
 """
