@@ -12,6 +12,8 @@ from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS
 from .. import _output
 from .._options import Json, Revision, Token, sizes, words
 
+_NEURON = "Neuron targets"
+
 
 def export(
     output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT")],
@@ -45,16 +47,28 @@ def export(
         bool | None, typer.Option("--dynamic-batch", "--dynamic-batch-size", help="Take any number of rows.")
     ] = None,
     optlevel: Annotated[
-        str | None, typer.Option("--optlevel", "-O", help="The Neuron compiler's effort: 1, 2 or 3.", show_default="2")
+        str | None,
+        typer.Option("--optlevel", "-O", help="1, 2 or 3.", show_default="2", rich_help_panel=_NEURON),
     ] = None,
-    lnc: Annotated[int | None, typer.Option(help="Physical cores to a logical one on Trn2 and Trn3: 1 or 2.")] = None,
-    compiler_args: Annotated[str | None, typer.Option(help="More flags for the Neuron compiler, in quotes.")] = None,
+    lnc: Annotated[
+        int | None, typer.Option(help="Physical cores to a logical one, on Trn2 and Trn3.", rich_help_panel=_NEURON)
+    ] = None,
+    compiler_args: Annotated[
+        str | None, typer.Option(help="More flags for neuronx-cc, in quotes.", rich_help_panel=_NEURON)
+    ] = None,
     inline_weights: Annotated[
-        bool | None, typer.Option(help="Keep the weights inside the NEFF.", show_default="inline")
+        bool | None,
+        typer.Option(help="Keep the weights inside the NEFF.", show_default="inline", rich_help_panel=_NEURON),
     ] = None,
-    lazy_load: Annotated[bool | None, typer.Option("--lazy-load", help="Load at the first call.")] = None,
-    async_load: Annotated[bool | None, typer.Option("--async-load", help="Load in the background.")] = None,
-    compiler_workdir: Annotated[Path | None, typer.Option(help="Keep the Neuron compiler's files here.")] = None,
+    lazy_load: Annotated[
+        bool | None, typer.Option("--lazy-load", help="Load at the first call.", rich_help_panel=_NEURON)
+    ] = None,
+    async_load: Annotated[
+        bool | None, typer.Option("--async-load", help="Load in the background.", rich_help_panel=_NEURON)
+    ] = None,
+    compiler_workdir: Annotated[
+        Path | None, typer.Option(help="Keep the compiler's files here.", rich_help_panel=_NEURON)
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with these options; given ones win.")] = None,
     allow_random_weights: Annotated[
         bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
@@ -104,7 +118,8 @@ def export(
     _output.data(f"{artifact.path}: {manifest.source.class_name} for {manifest.target}, {shapes}")
     if manifest.source.random_weights:
         _output.note(f"{len(manifest.source.random_weights)} weights are random: the checkpoint has no such head.")
-    _output.note(f"Next: neuronbert validate {shlex.quote(str(artifact.path))}")
+    where = "" if manifest.target == "cpu" else f", on a machine with a {manifest.target} device"
+    _output.note(f"Next{where}: neuronbert validate {shlex.quote(str(artifact.path))}")
 
 
 def _spec(options: dict[str, Any], allow_random_weights: bool) -> Any:
