@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert import answers, hub, tokenization
+from neuronbert.backends.base import ANYWHERE
 from neuronbert.errors import EmptyInputError
 from neuronbert.runtime import Session
 from neuronbert.shapes import chunk
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from neuronbert import decoding
+    from neuronbert.backends.base import Placement
     from neuronbert.decoding import Reply, Row
 
 
@@ -45,9 +47,17 @@ class Predictor:
         self._length = max(shape.sequence_length for shape in self._shapes)
 
     @classmethod
-    def from_pretrained(cls, model: str, *, revision: str | None = None, token: str | bool | None = None) -> Predictor:
-        """Verify and load an artifact: a local folder or a Hub id."""
-        return cls(Session.open(hub.resolve(model, revision=revision, token=token, files=None).path))
+    def from_pretrained(
+        cls,
+        model: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        placement: Placement = ANYWHERE,
+    ) -> Predictor:
+        """Verify and load an artifact: a local folder or a Hub id, onto the NeuronCores of a placement."""
+        path = hub.resolve(model, revision=revision, token=token, files=None).path
+        return cls(Session.open(path, placement=placement))
 
     def predict(self, rows: Sequence[Row], *, truncate: bool = False, top_k: int = 5) -> list[Reply]:
         """Answer rows of text, as many as there are, in order.
