@@ -61,6 +61,10 @@ RELEASES: Final = (
 """The SDK's table, oldest first."""
 
 
+LAST_TRACE: Final = "2.9.0.2.15.32035"
+"""The last torch-neuronx that has `trace` (setup/pytorch/manual)."""
+
+
 def release_of(compiler_version: str) -> Release | None:
     """The newest release with this version of neuronx-cc, whatever its build; None if none of the table has it.
 
