@@ -7,6 +7,7 @@ import typer
 from neuronbert import __version__
 
 from ._errors import reported
+from .commands.doctor import doctor
 from .commands.export import export
 from .commands.inspect import inspect
 from .commands.predict import predict
@@ -24,7 +25,7 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
-for command in (export, validate, predict, inspect, push_to_hub):
+for command in (export, validate, predict, inspect, push_to_hub, doctor):
     app.command()(reported()(command))
 
 

@@ -10,9 +10,10 @@ import re
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from neuronbert.checkpoint import DOWNLOADED
@@ -88,6 +89,56 @@ def resolve(
     except (errors.HTTPError, OSError, ValueError) as error:
         raise ModelNotFoundError(model, _reason(error)) from error
     return Resolved(Path(path), Path(path).name)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whether the Hub can be reached.
+
+    Attributes:
+        endpoint: Its address.
+        problem: Why it can't be; empty if it can.
+        offline: HF_HUB_OFFLINE is set, so it wasn't tried.
+        token: A token is known here; None if that couldn't be told in time.
+    """
+
+    endpoint: str
+    problem: str = ""
+    offline: bool = False
+    token: bool | None = None
+
+
+def reach(timeout: float) -> Reach:
+    """Ask whether the Hub answers, and whether a token is known; the token goes nowhere.
+
+    Args:
+        timeout: Seconds after which nothing is waited for, the look-up of a name included.
+    """
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return Reach(constants.ENDPOINT, offline=True)
+    answers: list[Reach] = [Reach(constants.ENDPOINT, f"no answer within {timeout:g} s")]
+    # A look-up has no timeout of its own; what is still waiting at the end of the process ends with it.
+    asking = Thread(target=lambda: answers.extend(_asked(constants.ENDPOINT, timeout)), daemon=True)
+    asking.start()
+    asking.join(timeout)
+    return answers[-1]
+
+
+def _asked(endpoint: str, timeout: float) -> Iterator[Reach]:
+    from huggingface_hub import errors, get_token
+    from huggingface_hub.utils import get_session
+
+    problem = ""
+    try:
+        status = get_session().head(endpoint, timeout=timeout).status_code
+        problem = f"it answers HTTP {status}" if status >= 500 else ""
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+        problem = _reason(error)
+    yield Reach(endpoint, problem)
+    with suppress(errors.HTTPError, OSError, RuntimeError, ValueError):
+        yield Reach(endpoint, problem, token=get_token() is not None)
 
 
 def _find_folder(model: str, revision: str | None) -> Path | None:

@@ -3,8 +3,8 @@
 Two libraries share the import name torch_neuronx: the one on PyTorch/XLA that has `trace` (up to 2.9), and TorchNeuron
 (from 2.10 on), which compiles with `torch.compile`. PyPI has placeholders under the names of both and of the compiler.
 
-Owns: finding the distributions and the devices, the SDK's table of releases, and the rules of what can compile for, or
-run on, which target. Knows nothing of any backend: no vendor's package is imported, they are only looked at.
+Owns: finding the distributions and the devices, and the rules of what can compile for, or run on, which target. Knows
+nothing of any backend: no vendor's package is imported, they are only looked at.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _STUBS_BELOW: Final = {"torch-neuronx": Version("1.11"), "neuronx-cc": Version("
 _STUB_SIZE: Final = 4096
 _TRACE_TARGETS: Final = ", ".join(target for target, kinds in KINDS.items() if "trace" in kinds)
 _NATIVE_TARGETS: Final = ", ".join(target for target, kinds in KINDS.items() if "native" in kinds)
-_INSTANCE: Final = re.compile(r"inf1|inf2|trn1n|trn1|trn2|trn3")
-_DEVICE: Final = re.compile(r"neuron\d+")
+_INSTANCE: Final = re.compile("inf2|trn1n|trn1|trn2|trn3")
+_DEVICE: Final = re.compile(r"neuron(\d{1,4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Device:
     """The Neuron devices of this machine.
 
     Attributes:
-        target: inf1, inf2, trn1, trn1n, trn2 or trn3; None if it can't be told.
+        target: inf2, trn1, trn1n, trn2 or trn3; None if it can't be told.
         devices: How many; at least one.
     """
 
@@ -98,62 +98,6 @@ class Host:
     compiler: Compiler | None
     device: Device | None
     torch: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """One release of the SDK: the versions that were tested together.
-
-    Attributes:
-        sdk: Its number.
-        libraries: Versions of torch-neuronx in it; empty if it has none.
-        compiler: Version of neuronx-cc.
-        runtime: Version of aws-neuronx-runtime-lib.
-        driver: Version of aws-neuronx-dkms.
-        tools: Version of aws-neuronx-tools.
-        python: The oldest and the newest Python that its compiler is built for.
-    """
-
-    sdk: str
-    libraries: tuple[str, ...]
-    compiler: str
-    runtime: str
-    driver: str
-    tools: str
-    python: tuple[str, str]
-
-
-# From the first one with torch 2.9. Up to 2.32.0 as in src/helperscripts/n2-manifest.json of the SDK's repository;
-# 2.33.0 as in release-notes/components/index, release-notes/releasecontent and release-notes/components/torchneuron of
-# its documentation. 2.32.0 has no torch-neuronx of its own; setup/pytorch/manual pairs it with the last one before.
-RELEASES: Final = (
-    Release("2.27.0", ("2.9.0.2.11.19912",), "2.22.12471.0", "2.29.40.0", "2.25.4.0", "2.27.33.0", ("3.10", "3.12")),
-    Release("2.27.1", ("2.9.0.2.11.19912",), "2.22.12471.0", "2.29.40.0", "2.25.4.0", "2.27.33.0", ("3.10", "3.12")),
-    Release("2.28.0", ("2.9.0.2.12.22436",), "2.23.6484.0", "2.30.51.0", "2.26.5.0", "2.28.23.0", ("3.10", "3.12")),
-    Release("2.28.1", ("2.9.0.2.12.22436",), "2.23.6484.0", "2.30.51.0", "2.26.10.0", "2.28.23.0", ("3.10", "3.12")),
-    Release("2.29.0", ("2.9.0.2.13.24727",), "2.24.5133.0", "2.31.24.0", "2.27.4.0", "2.29.18.0", ("3.10", "3.12")),
-    Release("2.29.1", ("2.9.0.2.13.26312",), "2.24.8799.0", "2.31.24.0", "2.27.4.0", "2.29.22.0", ("3.10", "3.12")),
-    Release("2.30.0", ("2.9.0.2.14.27725",), "2.25.3371.0", "2.32.31.0", "2.28.0.0", "2.30.10.0", ("3.11", "3.13")),
-    Release("2.31.0", ("2.9.0.2.15.32035",), "2.26.6360.0", "2.33.10.0", "2.29.0.0", "2.31.13.0", ("3.11", "3.13")),
-    Release("2.31.1", ("2.9.0.2.15.32035",), "2.26.6360.0", "2.33.10.0", "2.29.0.0", "2.31.15.0", ("3.11", "3.13")),
-    Release("2.32.0", ("2.9.0.2.15.32035",), "2.27.5334.0", "2.34.10.0", "2.30.2.0", "2.32.28.0", ("3.11", "3.13")),
-    Release(
-        "2.33.0",
-        ("2.9.0.2.15.32035", "2.13.3.0", "2.14.3.0"),
-        "2.28.7631.0",
-        "2.35.30.0",
-        "2.31.7.0",
-        "2.33.38.0",
-        ("3.12", "3.14"),
-    ),
-)
-"""The SDK's table, oldest first."""
-
-
-def release_of(compiler_version: str) -> Release | None:
-    """The newest release that has this version of neuronx-cc, whatever its build; None if none of the table has."""
-    wanted = _public(compiler_version)
-    return next((release for release in reversed(RELEASES) if _public(release.compiler) == wanted), None)
 
 
 def find_library() -> Library | None:
@@ -193,11 +137,17 @@ def find_device(root: Path = Path("/")) -> Device | None:
     Args:
         root: Where /dev and /sys are.
     """
-    names = sorted(path.name for path in (root / "dev").glob("neuron*") if _DEVICE.fullmatch(path.name))
-    if not names:
+    numbers = find_numbers(root)
+    if not numbers or (find_instance(root) or "").startswith("inf1."):  # no library here serves Inferentia1
         return None
-    told = root / "sys/devices/virtual/neuron_device" / names[0] / "info/architecture/instance_type"
-    return Device(target_of(find_instance(root)) or target_of(_read(told)), len(names))
+    told = root / f"sys/devices/virtual/neuron_device/neuron{numbers[0]}/info/architecture/instance_type"
+    return Device(target_of(find_instance(root)) or target_of(_read(told)), len(numbers))
+
+
+def find_numbers(root: Path = Path("/")) -> tuple[int, ...]:
+    """The numbers of the Neuron devices that this process sees, in order."""
+    found = (_DEVICE.fullmatch(path.name) for path in (root / "dev").glob("neuron*"))
+    return tuple(sorted(int(match[1]) for match in found if match))
 
 
 def find_driver(root: Path = Path("/")) -> str | None:
@@ -218,6 +168,11 @@ def target_of(instance: str | None) -> str | None:
     """The target that an instance type stands for: trn2 for "trn2u.48xlarge"; None for one without Neuron devices."""
     found = _INSTANCE.match((instance or "").lower())
     return found[0] if found else None
+
+
+def choose_kind(target: str, library: Library | None) -> Kind:
+    """Which library a Neuron target is served by: the one that is installed, or else the first that can be."""
+    return next((kind for kind in KINDS[target] if library and library.kind == kind), KINDS[target][0])
 
 
 def install(kind: Kind, torch: str | None = None) -> str:
@@ -253,7 +208,7 @@ def why_not_run(target: str, kind: Kind, host: Host) -> str:
     if kind not in KINDS[target]:
         return _wrong_kind(target, kind)
     if host.device is None:
-        return f"this machine has no Neuron device (no /dev/neuron0); use an instance of type {target}"
+        return f"this machine has no Inferentia2 or Trainium device; use an instance of type {target}"
     found = host.device.target
     if found is not None and _chip(found) != _chip(target):
         return f"the Neuron device of this machine is of type {found}; export with --target {found}"
@@ -334,10 +289,6 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="ascii", errors="replace").strip() or None
     except OSError:
         return None
-
-
-def _public(version: str) -> Version:
-    return Version(_version(version).public)
 
 
 def _version(version: str) -> Version:
