@@ -49,9 +49,9 @@ def resolve_target(target: str) -> tuple[str, str]:
     if name not in TARGETS:
         raise InvalidOptionError("target", target, "one of auto, " + ", ".join(TARGETS))
     backends = TARGETS[name]
-    library = sdk.find_library() if len(backends) > 1 else None
-    installed = _BACKEND_OF.get(library.kind, "") if library else ""
-    return name, installed if installed in backends else backends[0]
+    if len(backends) == 1:
+        return name, backends[0]
+    return name, _BACKEND_OF[sdk.choose_kind(name, sdk.find_library())]
 
 
 def compiler(backend: str, target: str) -> Compiler:
