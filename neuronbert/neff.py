@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Self
 
@@ -52,20 +53,15 @@ _RANGES: Final = {
 }
 """What numbers may be, generously; the documentation names no bounds."""
 _MAX_NEFFS: Final = 1024
-_MAX_LOOKALIKES: Final = 1_000_000
-"""A header is told from other bytes in a microsecond or two, so that this many take a second or two."""
+_MAX_LOOKALIKES: Final = 200_000
+"""A header is told from other bytes in some microseconds, so that this many take a second or two."""
 _MAX_DIRECTORY: Final = 4 << 20
 """Bytes of an archive's directory: of some ten thousand members."""
 _MAX_INFLATED: Final = 256 << 20
 """Bytes of all the compressed members together. TorchScript compresses code, and never weights."""
-_LOCAL_LENGTHS: Final = 26
-_NO_ARCHIVE: Final = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError, struct.error)
+_NO_ARCHIVE: Final = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError)
 """What zipfile raises for archives that aren't as they should be."""
 _DIRECTORY: Final = "its directory is too large"
-_UNKNOWN_METHOD: Final = "a member is compressed in a way that TorchScript doesn't use"
-_OVERLAP: Final = "its members overlap"
-_TWO_SIZES: Final = "a member has two sizes"
-_BOMB: Final = "its compressed members would grow too large"
 _LOOKALIKES: Final = "it is full of what looks like headers and isn't"
 
 
@@ -174,9 +170,12 @@ def find_neffs(path: str | os.PathLike[str]) -> tuple[Neff, ...]:
             header = _header_at(file, 0)
             return (Neff("", 0, _payload(file.read(_LOOKED_AT - HEADER_SIZE)) or "unknown", header),)
         try:
-            return tuple(_in_archive(file))
+            found = tuple(islice(_in_archive(file), _MAX_NEFFS + 1))
         except _NO_ARCHIVE as error:
             raise ArtifactCorruptError(path, f"is not a TorchScript archive ({first_line(error)})") from error
+    if len(found) > _MAX_NEFFS:
+        raise ArtifactCorruptError(path, f"holds more than {_MAX_NEFFS} NEFFs")
+    return found
 
 
 class _File(io.FileIO):
@@ -221,27 +220,21 @@ def _payload(start: bytes) -> str | None:
 
 
 def _text(field: str, content: bytes) -> str:
-    try:
-        text = content.partition(b"\0")[0].decode()
-    except UnicodeDecodeError:
-        text = "\0"
-    if not text.isprintable():
+    text = content.partition(b"\0")[0].decode(errors="surrogateescape")
+    if not text.isprintable():  # neither are bytes that are no UTF-8
         raise HeaderError(field, ascii(content[:32]), "text")
     return text
 
 
 def _in_archive(file: _File) -> Iterator[Neff]:
+    budget = iter(range(_MAX_LOOKALIKES))
     with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        _refuse_bombs(members, os.fstat(file.fileno()).st_size)
-        found = 0
-        for info in members:
+        _refuse_bombs(archive.infolist(), os.fstat(file.fileno()).st_size)
+        for info in archive.infolist():
+            stored = info.compress_type == zipfile.ZIP_STORED
             with archive.open(info) as stream:
-                for at, header, payload in _search(stream, info.file_size, f"{file.name}: {info.filename}"):
-                    found += 1
-                    if found > _MAX_NEFFS:
-                        raise ArtifactCorruptError(file.name, f"holds more than {_MAX_NEFFS} NEFFs")
-                    stored = info.compress_type == zipfile.ZIP_STORED
+                where = f"{file.name}: {info.filename}"
+                for at, header, payload in _search(stream, info.file_size, where, budget):
                     yield Neff(info.filename, _data_start(file, info) + at if stored else None, payload, header)
 
 
@@ -249,46 +242,49 @@ def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
     """Members that share bytes or grow without limit would take more time or memory than the file is large."""
     stored = [info for info in members if info.compress_type == zipfile.ZIP_STORED]
     packed = [info for info in members if info.compress_type == zipfile.ZIP_DEFLATED]
-    if len(stored) + len(packed) < len(members):
-        raise zipfile.BadZipFile(_UNKNOWN_METHOD)
-    if sum(info.compress_size for info in members) > size:
-        raise zipfile.BadZipFile(_OVERLAP)
-    if any(info.file_size != info.compress_size for info in stored):
-        raise zipfile.BadZipFile(_TWO_SIZES)
-    if sum(info.file_size for info in packed) > _MAX_INFLATED:
-        raise zipfile.BadZipFile(_BOMB)
+    problems = {
+        "a member is compressed in a way that TorchScript doesn't use": len(stored) + len(packed) < len(members),
+        "its members overlap": sum(info.compress_size for info in members) > size,
+        "a member has two sizes": any(info.file_size != info.compress_size for info in stored),
+        "its compressed members would grow too large": sum(info.file_size for info in packed) > _MAX_INFLATED,
+    }
+    for problem, found in problems.items():
+        if found:
+            raise zipfile.BadZipFile(problem)
 
 
 def _data_start(file: _File, info: zipfile.ZipInfo) -> int:
     # The name and the extra field before the data: their lengths in the directory may be others (torch pads there).
-    file.seek(info.header_offset + _LOCAL_LENGTHS)
-    name, extra = struct.unpack("<HH", file.read(4))
-    return int(info.header_offset + _LOCAL_LENGTHS + 4 + name + extra)
+    file.seek(info.header_offset)
+    name, extra = struct.unpack("<26x2H", file.read(30))
+    return int(file.tell() + name + extra)
 
 
-def _search(stream: IO[bytes], size: int, where: str) -> Iterator[tuple[int, Header, str]]:
-    """Every NEFF in a stream of so many bytes: where it begins, its header and its payload's form."""
-    end = lookalikes = 0
+def _search(stream: IO[bytes], size: int, where: str, budget: Iterator[int]) -> Iterator[tuple[int, Header, str]]:
+    """Every NEFF in a stream: where it begins, its header, its payload's form. A look at a place costs the budget one."""
+    end = 0
     for begin, held in _windows(stream):
+        if end >= begin + _WINDOW:
+            continue
         for match in _SHAPE.finditer(held):
             start = match.start() - _BEFORE_SHAPE
             if not 0 <= start < _WINDOW or begin + start < end:
                 continue
-            content = held[start : start + _LOOKED_AT]
-            header, payload = _try_parse(content), _payload(content[HEADER_SIZE:])
-            if header is None or payload is None:
-                lookalikes += 1
-                if lookalikes > _MAX_LOOKALIKES:
-                    raise zipfile.BadZipFile(_LOOKALIKES)
-                continue
-            _check_fit(header, size - begin - start, where)
-            end = begin + start + HEADER_SIZE + header.data_size
-            yield begin + start, header, payload
+            if next(budget, None) is None:
+                raise zipfile.BadZipFile(_LOOKALIKES)
+            if recognised := _recognise(held[start : start + _LOOKED_AT]):
+                header, payload = recognised
+                _check_fit(header, size - begin - start, where)
+                end = begin + start + HEADER_SIZE + header.data_size
+                yield begin + start, header, payload
 
 
-def _try_parse(content: bytes) -> Header | None:
+def _recognise(content: bytes) -> tuple[Header, str] | None:
+    payload = _payload(content[HEADER_SIZE:])
+    if payload is None:
+        return None
     try:
-        return Header.parse(content)
+        return Header.parse(content), payload
     except HeaderError:
         return None
 

@@ -103,6 +103,10 @@ def test_no_bytes_are_another_error(tmp_path_factory: pytest.TempPathFactory, co
     survives(path, zipped({"a": content}))
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    assert "decode" in refusal(tmp_path / "f", patched(zipped({"\xe9": b"content"}), DIRECTORY, 46, "<B", 0xFF))
+
+
 def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     content = zipped({"a": bytes(100_000)})
     start, end = content.index(DIRECTORY), content.index(b"PK\x05\x06")
@@ -141,6 +145,7 @@ def test_a_member_that_grows_more_than_it_says_is_not_read_further(
         (DIRECTORY, 10, "<H", zipfile.ZIP_BZIP2, "compressed in a way"),
         (DIRECTORY, 24, "<I", 5, "two sizes"),
         (DIRECTORY, 8, "<H", 1, "encrypted"),
+        (DIRECTORY, 46, "<B", 0xFF, "differ"),
         (DIRECTORY, 42, "<I", 7, "Bad magic number"),
         (DIRECTORY, 42, "<I", 0xFFFFFF, "archive"),
         (DIRECTORY, 16, "<I", 1, "Bad CRC"),
@@ -152,6 +157,18 @@ def test_an_archive_that_contradicts_itself_is_refused(
     tmp_path: Path, record: bytes, at: int, form: str, value: int, said: str
 ) -> None:
     assert said in refusal(tmp_path / "f", patched(zipped({"a": b"content"}), record, at, form, value))
+
+
+@pytest.mark.parametrize("at", [40, 48])  # the directory's size and its place
+def test_a_directory_further_away_than_a_file_can_reach_is_refused(tmp_path: Path, at: int) -> None:
+    content = zipped({"a": b"content"})
+    start, end = content.index(DIRECTORY), content.index(b"PK\x05\x06")
+    wide = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, end - start, start)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    marker = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    assert survives(tmp_path / "f", content[:end] + wide + locator + marker)
+    hostile = patched(wide, b"PK\x06\x06", at, "<Q", 2**64 - 1)
+    assert "f is not a TorchScript archive" in refusal(tmp_path / "f", content[:end] + hostile + locator + marker)
 
 
 def test_a_directory_as_large_as_it_likes_is_not_read(tmp_path: Path) -> None:
@@ -169,8 +186,8 @@ def test_a_directory_as_large_as_it_likes_is_not_read(tmp_path: Path) -> None:
 def test_more_lookalikes_than_any_file_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neff, "_MAX_LOOKALIKES", 50)
     lookalike = build(payload=b"no tarball")
-    assert survives(tmp_path / "f", zipped({"a": lookalike * 50}))
-    assert "looks like headers" in refusal(tmp_path / "f", zipped({"a": lookalike * 51}))
+    assert survives(tmp_path / "f", zipped({"a": lookalike * 25, "b": lookalike * 25}))
+    assert "looks like headers" in refusal(tmp_path / "f", zipped({"a": lookalike * 25, "b": lookalike * 26}))
 
 
 def test_more_neffs_than_any_file_has_are_refused(tmp_path: Path) -> None:
