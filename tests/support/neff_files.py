@@ -80,3 +80,10 @@ def tarball(files: dict[str, bytes], *, compressed: bool = True) -> bytes:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return gzip.compress(buffer.getvalue(), mtime=0) if compressed else buffer.getvalue()
+
+
+def untar(payload: bytes) -> dict[str, bytes]:
+    """The files of a tarball."""
+    with tarfile.open(fileobj=io.BytesIO(payload)) as archive:
+        members = ((member.name, archive.extractfile(member)) for member in archive)
+        return {name: file.read() for name, file in members if file is not None}
