@@ -261,7 +261,7 @@ def _data_start(file: _File, info: zipfile.ZipInfo) -> int:
 
 
 def _search(stream: IO[bytes], size: int, where: str, budget: Iterator[int]) -> Iterator[tuple[int, Header, str]]:
-    """Every NEFF in a stream: where it begins, its header, its payload's form. A look at a place costs the budget one."""
+    """Every NEFF in a stream: where it begins, its header, its payload's form. Each look costs the budget one."""
     end = 0
     for begin, held in _windows(stream):
         if end >= begin + _WINDOW:

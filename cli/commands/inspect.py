@@ -50,7 +50,8 @@ def _inspect_artifact(path: Path, *, json_: bool) -> None:
     found = Artifact.open(path)
     report = found.report()
     verdict = "not validated" if report is None else "passed" if report.passed else "failed"
-    neffs = [(found.program_path.name, neff) for neff in find_neffs(found.program_path)]
+    programs = found.manifest.program_files
+    neffs = [(name, neff) for name in programs for neff in find_neffs(found.path / name)]
     if json_:
         facts = {**found.manifest.model_dump(mode="json"), "validation": verdict}
         _output.as_json({**facts, "neffs": _records(neffs)})
@@ -63,6 +64,8 @@ def _inspect_artifact(path: Path, *, json_: bool) -> None:
     if neffs:
         _output.data("")
         _neff_table(neffs)
+    elif found.manifest.target != "cpu":
+        _output.note(f"There is no NEFF in {', '.join(programs)}.")
 
 
 def _records(neffs: list[tuple[str, "Neff"]]) -> list[dict[str, object]]:
