@@ -244,6 +244,7 @@ def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
     packed = [info for info in members if info.compress_type == zipfile.ZIP_DEFLATED]
     problems = {
         "a member is compressed in a way that TorchScript doesn't use": len(stored) + len(packed) < len(members),
+        "it has two directories": min((info.header_offset for info in members), default=1) > 0,
         "its members overlap": sum(info.compress_size for info in members) > size,
         "a member has two sizes": any(info.file_size != info.compress_size for info in stored),
         "its compressed members would grow too large": sum(info.file_size for info in packed) > _MAX_INFLATED,

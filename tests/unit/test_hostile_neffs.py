@@ -115,6 +115,14 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     assert "its members overlap" in refusal(tmp_path / "f", content[:start] + entries + tail)
 
 
+def test_an_archive_that_torch_would_read_otherwise_is_refused(tmp_path: Path) -> None:
+    """zipfile takes the directory that lies last, torch the one that the archive's end points at."""
+    read_by_torch, read_here = zipped({"a": build("runs")}), zipped({"a": build("seen")})
+    end = read_by_torch.index(b"PK\x05\x06")
+    assert len(read_here) == len(read_by_torch)
+    assert "two directories" in refusal(tmp_path / "f", read_by_torch[:end] + read_here[:end] + read_by_torch[end:])
+
+
 def test_members_that_grow_without_limit_are_refused(tmp_path: Path) -> None:
     content = zipped({"a": bytes(1000)}, zipfile.ZIP_DEFLATED)
     content = patched(content, DIRECTORY, 24, "<I", neff._MAX_INFLATED + 1)
@@ -146,11 +154,11 @@ def test_a_member_that_grows_more_than_it_says_is_not_read_further(
         (DIRECTORY, 24, "<I", 5, "two sizes"),
         (DIRECTORY, 8, "<H", 1, "encrypted"),
         (DIRECTORY, 46, "<B", 0xFF, "differ"),
-        (DIRECTORY, 42, "<I", 7, "Bad magic number"),
+        (DIRECTORY, 42, "<I", 7, "two directories"),
         (DIRECTORY, 42, "<I", 0xFFFFFF, "archive"),
         (DIRECTORY, 16, "<I", 1, "Bad CRC"),
         (LOCAL, 26, "<H", 0xFFFF, "differ"),
-        (b"PK\x05\x06", 16, "<I", 0, "Bad magic number"),
+        (b"PK\x05\x06", 16, "<I", 0, "two directories"),
     ],
 )
 def test_an_archive_that_contradicts_itself_is_refused(
