@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import statistics
+import struct
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from neuronbert.backends import registry
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE
 from neuronbert.inputs import example
+from neuronbert.neff import HEADER_SIZE, read_header
 from neuronbert.runtime import Session
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ EXPORT_TIME: Final = 1.3
 ARTIFACT_SIZE: Final = 1.02
 EXPORT_MEMORY: Final = 2.2
 PROGRAM_TIME: Final = 1.0
+HEADER_US: Final = 10_000.0
+HEADER_MIB: Final = 16.0
 
 
 def call(models: Models, rounds: int) -> list[Row]:
@@ -210,6 +214,26 @@ def load(models: Models, rounds: int) -> list[Row]:
     return [Row("load: Session.open, time of bare", ratios(lambda: Session.open(artifact.path), bare, rounds, 5), "x")]
 
 
+def neff(models: Models, rounds: int) -> list[Row]:
+    """The header of a NEFF of 1 GiB: the time of one read, and the memory of a process that does nothing else.
+
+    The memory is what it takes over a bare interpreter, imports included.
+    """
+    path = models.folder / "huge.neff"
+    header = bytearray(HEADER_SIZE)
+    struct.pack_into("<5Q", header, 0, 2, HEADER_SIZE, (1 << 30) - HEADER_SIZE, 2, 0)
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(1 << 30)
+    seconds = [statistics.median(alternate([partial(read_header, path)], calls=50)[0]) for _ in range(rounds)]
+    code = f"from neuronbert.neff import read_header\nread_header({str(path)!r})\n"
+    more = [(peak_bytes(code) - peak_bytes("pass\n")) / 2**20 for _ in range(rounds)]
+    return [
+        Row("neff: header of a 1 GiB file", tuple(1e6 * value for value in seconds), "us", HEADER_US),
+        Row("neff: the same, memory over python -c pass", tuple(more), "MiB", HEADER_MIB),
+    ]
+
+
 def _programs(artifact: Artifact) -> Mapping[StaticShape, Program]:
     runtime = registry.runtime(artifact.manifest.backend, artifact.manifest.target)
     return runtime.load(artifact.path, artifact.manifest, ANYWHERE)
@@ -232,4 +256,5 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "memory": memory,
     "speed": speed,
     "load": load,
+    "neff": neff,
 }

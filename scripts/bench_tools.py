@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from neuronbert.backends.base import Program
     from neuronbert.spec import AutoCast
 
-Unit = Literal["x", "%", "us", "s", ""]
+Unit = Literal["x", "%", "us", "s", "MiB", ""]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _FORMATS: Final[Mapping[Unit, str]] = {
@@ -35,6 +35,7 @@ _FORMATS: Final[Mapping[Unit, str]] = {
     "%": "{:.1f} %",
     "us": "{:.0f} us",
     "s": "{:.3f} s",
+    "MiB": "{:.1f} MiB",
     "": "{:.0f}",
 }
 _PEAK: Final = """

@@ -17,6 +17,7 @@ import torch
 from neuronbert import Artifact, ExportSpec, NeuronAutoModel, StaticShape, errors, export, validate
 from neuronbert.architectures import TASKS
 from neuronbert.backends import registry, torchneuron
+from neuronbert.neff import find_neffs
 from neuronbert.runtime import Session
 from tests.contract.conftest import DEVICE_TESTS
 
@@ -80,6 +81,18 @@ def test_each_shape_has_a_program_and_the_smallest_that_fits_runs(made: Callable
         session.run({"input_ids": torch.ones(3, 8, dtype=torch.int64)})
     with pytest.raises(errors.SequenceTooLongError):
         session.run({"input_ids": torch.ones(1, 17, dtype=torch.int64)})
+
+
+def test_each_program_of_a_trace_is_a_neff_that_inspect_finds(made: Callable[..., Artifact]) -> None:
+    """How a NEFF lies in an archive isn't documented: on a device this shows that it is found all the same."""
+    artifact = made("fill-mask", StaticShape(1, 8), StaticShape(2, 16))
+    found = [find_neffs(artifact.path / name) for name in artifact.manifest.program_files]
+    if artifact.manifest.backend != "neuronx":
+        assert not any(found)
+        return
+    assert [len(neffs) for neffs in found] == [1, 1]
+    lnc = 2 if artifact.manifest.target == "trn2" else 1
+    assert {neff.header.lnc_size for neffs in found for neff in neffs} == {lnc}
 
 
 def test_a_row_does_not_depend_on_its_companions(made: Callable[..., Artifact]) -> None:

@@ -30,14 +30,18 @@ def build(
     payload: bytes | None = None,
     feature_bits: int = 0,
     pkg_version: int = 2,
+    data_size: int | None = None,
 ) -> bytes:
-    """A NEFF: its header, and a payload (by default a tarball of one subgraph for each core of the logical core)."""
+    """A NEFF: its header, and a payload (by default a tarball of one subgraph for each core of the logical core).
+
+    Its data_size is what the payload has, unless another is given.
+    """
     data = tarball(subgraphs(lnc)) if payload is None else payload
     digest = hashlib.sha256(data).digest()
     header = HEADER.pack(
         pkg_version,
         HEADER_SIZE,
-        len(data),
+        len(data) if data_size is None else data_size,
         *version,
         build_version.encode(),
         cores,
@@ -76,3 +80,10 @@ def tarball(files: dict[str, bytes], *, compressed: bool = True) -> bytes:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return gzip.compress(buffer.getvalue(), mtime=0) if compressed else buffer.getvalue()
+
+
+def untar(payload: bytes) -> dict[str, bytes]:
+    """The files of a tarball."""
+    with tarfile.open(fileobj=io.BytesIO(payload)) as archive:
+        members = ((member.name, archive.extractfile(member)) for member in archive)
+        return {name: file.read() for name, file in members if file is not None}

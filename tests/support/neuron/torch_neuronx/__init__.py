@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 
 from neuronbert.backends.autocast import AutoCastMode
-from tests.support.neff_files import HEADER_SIZE, build
+from tests.support.neff_files import HEADER_SIZE, build, tarball, untar
 
 __version__ = "2.9.0.2.15.32035"
 TARGETS = ("inf2", "trn1", "trn1n", "trn2")
@@ -54,6 +54,8 @@ SWITCHES = (
     "--enable-fast-context-switch",
     "--enable-fast-loading-neuron-binaries",
 )
+DEFINITION, PROGRAM = "sg00/def.json", "sg00/program.pt"
+"""What the double's NEFF holds; a real one has a def.json as well, of another form."""
 SINCE_2_27 = ("--native-int64", "--implicit-integer-downcast")
 NRT = "The PyTorch Neuron Runtime could not be initialized. Neuron Driver issues are logged to your system logs."
 PLATFORM = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE")  # read once, at import
@@ -223,8 +225,7 @@ def _compile(func, inputs, flags, workdir: Path, inline: bool) -> torch.Tensor:
         "lnc": int(flags.get("--lnc") or 1),
         "target": flags.get("--target") or machine()["device"],
     }
-    text = json.dumps(meta).encode()
-    payload = len(text).to_bytes(8, "little") + text + buffer.getvalue()
+    payload = tarball({DEFINITION: json.dumps(meta).encode(), PROGRAM: buffer.getvalue()}, compressed=False)
     neff = build(lnc=meta["lnc"], version=(2, 0), payload=payload)
     (workdir / "graph.neff").write_bytes(neff)
     return torch.frombuffer(bytearray(neff), dtype=torch.uint8).clone()
@@ -249,10 +250,8 @@ def _open(neff: torch.Tensor) -> tuple[dict, torch.jit.ScriptModule]:
     header = neff[:HEADER_SIZE].numpy().tobytes()
     key = (neff.data_ptr(), header)
     if key not in _loaded:
-        payload = neff[HEADER_SIZE:].numpy().tobytes()
-        size = int.from_bytes(payload[:8], "little")
-        meta = json.loads(payload[8 : 8 + size])
-        _loaded[key] = (meta, _load_script(io.BytesIO(payload[8 + size :])))
+        files = untar(neff[HEADER_SIZE:].numpy().tobytes())
+        _loaded[key] = (json.loads(files[DEFINITION]), _load_script(io.BytesIO(files[PROGRAM])))
     return _loaded[key]
 
 
@@ -296,9 +295,8 @@ if not hasattr(torch.ops.neuron, "forward_v2"):
 def _trace_forward(inputs, weights, neff, settings):
     # While trace() records the operator there may be no device: only the number of outputs counts.
     if torch.jit.is_tracing():
-        payload = neff[HEADER_SIZE:].numpy().tobytes()
-        size = int.from_bytes(payload[:8], "little")
-        return [torch.zeros(1) for _ in range(json.loads(payload[8 : 8 + size])["outputs"])]
+        files = untar(neff[HEADER_SIZE:].numpy().tobytes())
+        return [torch.zeros(1) for _ in range(json.loads(files[DEFINITION])["outputs"])]
     return _forward(inputs, weights, neff, settings)
 
 
