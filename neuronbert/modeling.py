@@ -16,8 +16,8 @@ import transformers
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from neuronbert.architectures import TASKS, Output, find_head, find_task, infer_task
-from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, UnknownTaskError, first_line
+from neuronbert.architectures import Output, find_head, find_task
+from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, first_line
 from neuronbert.manifest import InputSpec, OutputSpec
 
 if TYPE_CHECKING:
@@ -79,30 +79,6 @@ class LoadedHead:
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     random_weights: tuple[str, ...]
-
-
-def canonical_task(name: str, checkpoint: Checkpoint) -> str:
-    """The name in the task table for a task, one of optimum's synonyms for it, or "auto".
-
-    Raises:
-        UnknownTaskError: there is no such task.
-        TaskNotInferableError: it is "auto", and the checkpoint doesn't say.
-    """
-    if name == "auto":
-        return infer_task(checkpoint.architecture, checkpoint.class_names)
-    if name in TASKS:
-        return name
-    # optimum takes "pretraining" for feature extraction, which would drop both heads.
-    synonym = "pre-training" if name == "pretraining" else _optimum_synonym(name)
-    if synonym not in TASKS:
-        raise UnknownTaskError(name, sorted(TASKS))
-    return synonym
-
-
-def _optimum_synonym(name: str) -> str:
-    from optimum.exporters.tasks import TasksManager  # noqa: PLC0415  a second of imports for a rare spelling
-
-    return str(TasksManager.map_from_synonym(name))
 
 
 def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = False) -> LoadedHead:
