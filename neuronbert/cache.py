@@ -169,7 +169,7 @@ class Cache:
             _empty(folder)
             build = _reuse(entry, folder)
         if build is not None:
-            entry.touch()
+            _served(entry, build)
         return origin, entry, build
 
     def _keep(self, entry: Entry, record: Record, folder: Path) -> None:
@@ -248,8 +248,14 @@ def _read_again(entry: Entry, folder: Path) -> Build | None:
             entry.clear(keep_lock=True)
         _empty(folder)
         return None
-    entry.touch()
+    _served(entry, build)
     return build
+
+
+def _served(entry: Entry, build: Build) -> None:
+    entry.touch()
+    for note in build.notes:
+        logger.warning(note)
 
 
 def _empty(folder: Path) -> None:

@@ -57,6 +57,8 @@ class Build(_Data):
     weights_sha256: Sha256
     class_name: str
     random_weights: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What was warned of; a copy warns of it again."""
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     programs: tuple[ProgramSpec, ...]

@@ -125,6 +125,7 @@ def _build(
         weights_sha256=digest.result(),
         class_name=loaded.class_name,
         random_weights=loaded.random_weights,
+        notes=loaded.notes,
         inputs=loaded.inputs,
         outputs=loaded.outputs,
         programs=compiled.programs,

@@ -117,6 +117,14 @@ def test_another_program_is_compiled(place: Place, options: dict[str, Any]) -> N
     assert place.compiled == 2
 
 
+def test_what_the_export_warned_of_is_said_again(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    for output in ("made", "copied"):
+        caplog.clear()
+        place.export(output, task="text-generation")
+        assert ["is_decoder" in message for message in caplog.messages] == [True]
+    assert place.compiled == 1
+
+
 def test_random_weights_are_drawn_anew(place: Place) -> None:
     for output in ("one", "two"):
         place.export(output, task="question-answering", allow_random_weights=True)
@@ -253,6 +261,11 @@ def test_wrong_use_is_one_line(command, arguments: list[str], said: str) -> None
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"Error: {said}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("part", ["ls", "rm", "verify"])
+def test_every_help_has_an_example(command, part: str) -> None:
+    assert f"Example: neuronbert cache {part}" in command("cache", part, "--help").stdout
 
 
 def test_no_cache_leaves_it_alone(command, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def compile_into(job: Job, folder: Path, *, random_weights: tuple[str, ...] = ()
         weights_sha256=weights,
         class_name="BertForMaskedLM",
         random_weights=random_weights,
+        notes=("the checkpoint has no pooler",),
         inputs=INPUTS,
         outputs=(OutputSpec(name="logits", dims=("batch", "sequence", "vocabulary"), size=50, answer="argmax"),),
         programs=make_manifest().programs,

@@ -71,6 +71,13 @@ def test_the_same_again_is_a_copy(work: Workplace, asked: job.Job) -> None:
     assert not (only(work).path / "files" / "model.neuron").samefile(second / "model.neuron")
 
 
+def test_a_copy_warns_of_what_was_warned_of(work: Workplace, asked: job.Job, caplog: pytest.LogCaptureFixture) -> None:
+    work.export(asked)
+    assert caplog.messages == []
+    work.export(asked, "again")
+    assert caplog.messages == ["the checkpoint has no pooler"]
+
+
 def test_another_name_for_the_same_checkpoint_is_a_copy(work: Workplace, asked: job.Job) -> None:
     work.export(asked)
     write_checkpoint(work.folder / "moved", _name_or_path="me/moved", transformers_version="5.99")
