@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.entry import ALONE, AT_ONCE, RECORD, SHARED, DamagedEntryError, Entry, Record, digest
+from neuronbert.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record, digest
 from neuronbert.errors import InvalidOptionError, NoEntryError, StorageError, first_line
 
 if TYPE_CHECKING:
@@ -112,7 +112,10 @@ class Cache:
                 with suppress(OSError):
                     if not entry.exists:
                         entry.clear()
-        self._trim()
+        try:
+            self._trim()
+        except OSError as error:
+            logger.warning("the cache %s is not kept within its limit (%s)", self.folder, first_line(error))
         return build
 
     def entries(self) -> list[Entry]:
@@ -199,9 +202,16 @@ class Cache:
 
     def _places(self) -> Iterator[Entry]:
         # By their form: the folder may be one that the user keeps other things in.
-        for path in self.folder.glob("*/*"):
-            if _KEY.fullmatch(path.name) and len(path.parent.name) == _SHELF and path.is_dir():
-                yield Entry(path)
+        for shelf in _listed(self.folder):
+            if len(shelf.name) == _SHELF:
+                yield from (Entry(path) for path in _listed(shelf) if _KEY.fullmatch(path.name) and path.is_dir())
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # none yet, or another process has removed it
+        return []
 
 
 def _record(job: Job, origin: dict[str, Any], build: Build) -> Record:
@@ -222,7 +232,7 @@ def _claim(entry: Entry, progress: Callable[[str], None]) -> BufferedIOBase | No
 
 def _last_used(shelf: Path) -> Entry | None:
     with suppress(OSError):  # a folder that can't be read; what is wrong with it is said when it is locked
-        found = [Entry(path.parent) for path in shelf.glob(f"*/{RECORD}")]
+        found = [entry for entry in map(Entry, _listed(shelf)) if entry.exists]
         return max(found, key=lambda entry: entry.used, default=None)
     return None
 

@@ -8,6 +8,7 @@ Owns: the folder, its lock, and the record in it. Knows nothing of keys, of torc
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -141,9 +142,10 @@ class Entry:
     def size(self) -> int:
         """Bytes of its files."""
         total = 0
-        for path in self.path.rglob("*"):
-            with suppress(OSError):
-                total += path.lstat().st_size if path.is_symlink() or path.is_file() else 0
+        for folder, _, names in os.walk(self.path):  # which takes it that another process removes them meanwhile
+            for name in names:
+                with suppress(OSError):
+                    total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118  as walk gives them
         return total
 
     def lock(self, operation: int) -> BufferedIOBase:
@@ -153,13 +155,15 @@ class Entry:
             BlockingIOError: another process has it, and it was asked for AT_ONCE.
             OSError: the folder can't be used; FileNotFoundError if there is none.
         """
+        missed: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
         for _ in range(_TRIES):
             try:
                 file = self._open_lock(alone=bool(operation & ALONE))
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError) as error:
                 if not operation & ALONE:
                     raise
-                continue  # removed before it was opened
+                missed = error  # removed while it was made; or something else is in its place
+                continue
             try:
                 fcntl.flock(file, operation)
                 if _is_at(file, self.path / LOCK):
@@ -168,7 +172,7 @@ class Entry:
                 file.close()
                 raise
             file.close()
-        raise FileNotFoundError(self.path / LOCK)
+        raise missed
 
     def _open_lock(self, *, alone: bool) -> BufferedIOBase:
         path = self.path / LOCK
