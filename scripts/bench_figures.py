@@ -235,6 +235,8 @@ def neff(models: Models, rounds: int) -> list[Row]:
         Row("neff: header of a 1 GiB file", tuple(1e6 * value for value in seconds), "us", HEADER_US),
         Row("neff: the same, memory over python -c pass", tuple(more), "MiB", HEADER_MIB),
     ]
+
+
 def cached(models: Models, rounds: int) -> list[Row]:
     """An export of what was exported before, against copying the files of its artifact.
 
