@@ -7,6 +7,7 @@ import typer
 from neuronbert import __version__
 
 from ._errors import reported
+from .commands import cache
 from .commands.doctor import doctor
 from .commands.export import export
 from .commands.inspect import inspect
@@ -27,6 +28,10 @@ app = typer.Typer(
 )
 for command in (export, validate, predict, inspect, push_to_hub, doctor):
     app.command()(reported()(command))
+caching = typer.Typer(help="See, clear and check the programs that are kept to be copied.", no_args_is_help=True)
+for part in (cache.ls, cache.rm, cache.verify):
+    caching.command()(reported()(part))
+app.add_typer(caching, name="cache")
 
 
 def _version(asked: bool) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint folder, checked before any framework reads it.
 
-Owns: config.json, the safetensors files and the tokenizer files of a folder. Knows nothing of torch or transformers.
+Owns: config.json, the safetensors files and the tokenizer files of a folder, and the task that a name means for it.
+Knows nothing of torch or transformers.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from neuronbert.architectures import Architecture, find_architecture
+from neuronbert.architectures import TASKS, Architecture, find_architecture, infer_task
 from neuronbert.errors import (
     CheckpointCorruptError,
     MissingFileError,
     SequenceExceedsPositionsError,
+    UnknownTaskError,
     UnsafeWeightsError,
     UnsupportedFeatureError,
 )
@@ -166,6 +168,30 @@ class Checkpoint:
             problem = f"{key} is {value!r}, not a whole number of 1 or more"
             raise CheckpointCorruptError(self.path / CONFIG, problem)
         return value
+
+
+def canonical_task(name: str, checkpoint: Checkpoint) -> str:
+    """The name in the task table for a task, one of optimum's synonyms for it, or "auto".
+
+    Raises:
+        UnknownTaskError: there is no such task.
+        TaskNotInferableError: it is "auto", and the checkpoint doesn't say.
+    """
+    if name == "auto":
+        return infer_task(checkpoint.architecture, checkpoint.class_names)
+    if name in TASKS:
+        return name
+    # optimum takes "pretraining" for feature extraction, which would drop both heads.
+    synonym = "pre-training" if name == "pretraining" else _optimum_synonym(name)
+    if synonym not in TASKS:
+        raise UnknownTaskError(name, sorted(TASKS))
+    return synonym
+
+
+def _optimum_synonym(name: str) -> str:
+    from optimum.exporters.tasks import TasksManager  # noqa: PLC0415  a second of imports for a rare spelling
+
+    return str(TasksManager.map_from_synonym(name))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@
     │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, MissingOptionError,
     │   │   SequenceExceedsPositionsError
     │   ├── OutputExistsError, RecipeError, DataFileError, WrongHeadError, NotValidatedError, FixedWeightsError,
-    │   │   ReplacedWeightsError
+    │   │   ReplacedWeightsError, NoEntryError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
@@ -20,7 +20,7 @@
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
-        └── CompilationFailedError, ValidationFailedError
+        └── CompilationFailedError, DamagedCacheError, ValidationFailedError
 
 Owns: the tree and its wording: what happened, what was expected, what to type next. Every message is one line.
 """
@@ -198,6 +198,14 @@ class ReplacedWeightsError(UsageError):
             f"The model isn't saved to {path}: its weights were replaced, and the artifact's programs hold others. "
             "Export the checkpoint that the new weights are from."
         )
+
+
+class NoEntryError(UsageError):
+    """A key that doesn't name one entry of the cache."""
+
+    def __init__(self, key: str, found: int) -> None:
+        said = f"{found} entries of the cache begin" if found else "No entry of the cache begins"
+        super().__init__(f"{said} with {key!r}. See all with: neuronbert cache ls.")
 
 
 class InputError(UsageError, ValueError):
@@ -524,6 +532,14 @@ class CompilationFailedError(FailedCheckError):
             f" Its log {log} ends with: {' | '.join(lines)}." if lines else f" Its files are in {log}." if log else ""
         )
         super().__init__(f"The compiler didn't finish {shape}: {reason}.{said}")
+
+
+class DamagedCacheError(FailedCheckError):
+    """Entries of the cache that aren't what was written."""
+
+    def __init__(self, folder: object, damaged: int) -> None:
+        said = "1 entry is" if damaged == 1 else f"{damaged} entries are"
+        super().__init__(f"{said} damaged in {folder}. Remove what is damaged with: neuronbert cache verify --repair.")
 
 
 class ValidationFailedError(FailedCheckError):

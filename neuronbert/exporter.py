@@ -12,24 +12,27 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuronbert import card, hub, inputs, modeling
+from neuronbert import card, hub
 from neuronbert._version import __version__
 from neuronbert.architectures import find_head
 from neuronbert.artifact import CARD, Artifact, describe, seal, staged
 from neuronbert.backends import registry
-from neuronbert.checkpoint import CONFIG, Checkpoint
+from neuronbert.cache import Cache
+from neuronbert.checkpoint import CONFIG, Checkpoint, canonical_task
+from neuronbert.entry import Build
 from neuronbert.errors import InvalidOptionError, InvalidShapeError, StorageError
+from neuronbert.job import Job
 from neuronbert.manifest import Manifest, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from neuronbert.backends.base import Compiled
+    from neuronbert.backends.base import Compiler
     from neuronbert.hub import Resolved
-    from neuronbert.modeling import LoadedHead
     from neuronbert.spec import ExportSpec
 
 logger = logging.getLogger("neuronbert")
@@ -41,6 +44,7 @@ def export(
     *,
     overwrite: bool = False,
     token: str | bool | None = None,
+    cache: Cache | bool = True,
     progress: Callable[[str], None] = logger.info,
 ) -> Artifact:
     """Compile a checkpoint's head for static shapes and write the artifact, whole or not at all.
@@ -50,6 +54,7 @@ def export(
         output: The directory to make. An empty one may be there already.
         overwrite: Replace an artifact that is there.
         token: For the Hub; None takes the one that is logged in.
+        cache: Where programs that were compiled before are copied from; False compiles them in any case.
         progress: Told what is being done, a few words at a time.
 
     Returns:
@@ -67,34 +72,66 @@ def export(
     """
     output = Path(os.path.realpath(output))  # "." is another folder once it is replaced
     target, backend = registry.resolve_target(spec.target)
-    compiler = registry.compiler(backend, target)
-    for name, value in spec.target_options().items():
-        if name not in compiler.options:
-            raise InvalidOptionError(name, value, f"left out: the {target} target has no such setting")
+    if target != "cpu":  # which is always there: only its import takes long, and what is cached needs none
+        _compiler(spec, target, backend)
     with staged(output, overwrite=overwrite) as folder:
         progress("finding the checkpoint")
         resolved = hub.resolve(spec.model, revision=spec.revision, token=token)
         checkpoint = Checkpoint.open(resolved.path)
-        task = modeling.canonical_task(spec.task, checkpoint)
+        task = canonical_task(spec.task, checkpoint)
         spec = replace(spec, task=task, target=target)
         _check(spec, checkpoint, task, folder)
-        progress("loading the weights")
-        loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
-        examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
-        progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
-        compiled = compiler.compile(loaded.head, examples, spec, folder)
+        make = partial(_build, spec, checkpoint, backend, folder, progress)
+        build = _cache(cache).obtain(Job(checkpoint, spec, backend), folder, make, progress) if cache else make()
         progress("writing the artifact")
-        with ThreadPoolExecutor(1) as aside:  # the two long digests, side by side; torch needs both cores before
-            digest = aside.submit(checkpoint.weights_sha256)
-            known = {name: describe(folder / name) for name in {program.file for program in compiled.programs}}
-        source = _source(spec, resolved, digest.result(), loaded)
-        manifest = _manifest(spec, backend, loaded, compiled, source)
+        manifest = _manifest(spec, checkpoint, backend, build, _source(spec, resolved, build))
         checkpoint.copy_tokenizer(folder)
         config = _config(checkpoint, manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card.render(manifest, None, output.name), encoding="utf-8")
-        seal(folder, manifest, known=known)
+        seal(folder, manifest, known=build.files)
     return Artifact.open(output, verify=False)
+
+
+def _cache(given: Cache | bool) -> Cache:
+    return given if isinstance(given, Cache) else Cache()
+
+
+def _compiler(spec: ExportSpec, target: str, backend: str) -> Compiler:
+    compiler = registry.compiler(backend, target)
+    for name, value in spec.target_options().items():
+        if name not in compiler.options:
+            raise InvalidOptionError(name, value, f"left out: the {target} target has no such setting")
+    return compiler
+
+
+def _build(
+    spec: ExportSpec, checkpoint: Checkpoint, backend: str, folder: Path, progress: Callable[[str], None]
+) -> Build:
+    """Compile the programs into a folder."""
+    compiler = _compiler(spec, spec.target, backend)
+    from neuronbert import inputs, modeling  # noqa: PLC0415  they import torch, which a copy from the cache doesn't need
+
+    progress("loading the weights")
+    loaded = modeling.load(checkpoint, spec.task, allow_random_weights=spec.allow_random_weights)
+    examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
+    progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
+    compiled = compiler.compile(loaded.head, examples, spec, folder)
+    with ThreadPoolExecutor(1) as aside:  # the two long digests, side by side; torch needs both cores before
+        digest = aside.submit(checkpoint.weights_sha256)
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        files = {name: describe(folder / name) for name in names}
+    return Build(
+        weights_sha256=digest.result(),
+        class_name=loaded.class_name,
+        random_weights=loaded.random_weights,
+        notes=loaded.notes,
+        inputs=loaded.inputs,
+        outputs=loaded.outputs,
+        programs=compiled.programs,
+        compiler=compiled.compiler,
+        files=files,
+    )
 
 
 def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) -> None:
@@ -111,32 +148,32 @@ def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) ->
         raise StorageError(folder.parent, need)
 
 
-def _source(spec: ExportSpec, resolved: Resolved, digest: str, loaded: LoadedHead) -> Source:
+def _source(spec: ExportSpec, resolved: Resolved, build: Build) -> Source:
     # resolve() would lose the name of a link, which may be the only one that says anything.
     local = Path(os.path.abspath(resolved.path)) if resolved.revision is None else None  # noqa: PTH100
     return Source(
         model=local.name if local else spec.model,
         path=str(local) if local else None,
         revision=resolved.revision,
-        weights_sha256=digest,
-        class_name=loaded.class_name,
-        random_weights=loaded.random_weights,
+        weights_sha256=build.weights_sha256,
+        class_name=build.class_name,
+        random_weights=build.random_weights,
     )
 
 
-def _manifest(spec: ExportSpec, backend: str, loaded: LoadedHead, compiled: Compiled, source: Source) -> Manifest:
+def _manifest(spec: ExportSpec, checkpoint: Checkpoint, backend: str, build: Build, source: Source) -> Manifest:
     return Manifest(
         neuronbert_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        task=loaded.task,
-        model_type=loaded.model_type,
+        task=spec.task,
+        model_type=checkpoint.architecture.model_type,
         target=spec.target,
         backend=backend,
-        inputs=loaded.inputs,
-        outputs=loaded.outputs,
-        programs=compiled.programs,
+        inputs=build.inputs,
+        outputs=build.outputs,
+        programs=build.programs,
         dynamic_batch=spec.dynamic_batch,
-        compiler=compiled.compiler,
+        compiler=build.compiler,
         source=source,
         files={},
     )

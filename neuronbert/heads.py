@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuronbert import hub
 from neuronbert.artifact import Artifact
-from neuronbert.checkpoint import Checkpoint
-from neuronbert.modeling import canonical_task
+from neuronbert.checkpoint import Checkpoint, canonical_task
 from neuronbert.models import NeuronTracedModel
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import transformers
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from neuronbert.architectures import TASKS, Output, find_head, find_task, infer_task
-from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, UnknownTaskError, first_line
+from neuronbert.architectures import Output, find_head, find_task
+from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, first_line
 from neuronbert.manifest import InputSpec, OutputSpec
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class LoadedHead:
         inputs: What it takes.
         outputs: What it gives.
         random_weights: Names of weights that the checkpoint lacked.
+        notes: What was warned of.
     """
 
     head: EncoderHead
@@ -79,30 +80,7 @@ class LoadedHead:
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     random_weights: tuple[str, ...]
-
-
-def canonical_task(name: str, checkpoint: Checkpoint) -> str:
-    """The name in the task table for a task, one of optimum's synonyms for it, or "auto".
-
-    Raises:
-        UnknownTaskError: there is no such task.
-        TaskNotInferableError: it is "auto", and the checkpoint doesn't say.
-    """
-    if name == "auto":
-        return infer_task(checkpoint.architecture, checkpoint.class_names)
-    if name in TASKS:
-        return name
-    # optimum takes "pretraining" for feature extraction, which would drop both heads.
-    synonym = "pre-training" if name == "pretraining" else _optimum_synonym(name)
-    if synonym not in TASKS:
-        raise UnknownTaskError(name, sorted(TASKS))
-    return synonym
-
-
-def _optimum_synonym(name: str) -> str:
-    from optimum.exporters.tasks import TasksManager  # noqa: PLC0415  a second of imports for a rare spelling
-
-    return str(TasksManager.map_from_synonym(name))
+    notes: tuple[str, ...]
 
 
 def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = False) -> LoadedHead:
@@ -121,12 +99,13 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
     class_name = find_head(checkpoint.architecture, task)
     outputs = find_task(task).outputs
     model, missing = _load_model(checkpoint, class_name)
+    notes: list[str] = []
     for part in {output.needs for output in outputs if output.needs}:
         own = {name for name in model.state_dict() if name.startswith(f"{part}.")}
         if own and own <= set(missing):
             # Encoders are often saved without their pooler: such a program has no pooled output.
             outputs = tuple(output for output in outputs if output.needs != part)
-            logger.warning("the checkpoint has no %s, so the program goes without its output", part)
+            notes.append(f"the checkpoint has no {part}, so the program goes without its output")
             missing = tuple(name for name in missing if name not in own)
     trunk = [name for name in missing if _LAYERS in name or "embeddings." in name]
     if trunk:
@@ -134,7 +113,9 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
     if missing and not allow_random_weights:
         raise HeadWeightsMissingError(task, class_name, missing)
     if task == "text-generation" and not checkpoint.config.get("is_decoder"):
-        logger.warning("config.is_decoder is not set: as in transformers, every token sees those after it")
+        notes.append("config.is_decoder is not set: as in transformers, every token sees those after it")
+    for note in notes:
+        logger.warning(note)
     return LoadedHead(
         head=EncoderHead(model, checkpoint.architecture.inputs, [o.name for o in outputs]).eval(),
         task=task,
@@ -143,6 +124,7 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
         inputs=_input_specs(checkpoint),
         outputs=tuple(_output_spec(output, model.config) for output in outputs),
         random_weights=missing,
+        notes=tuple(notes),
     )
 
 

@@ -100,8 +100,8 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             revision: Branch, tag or commit of a Hub id.
             token: For the Hub; None takes the one that is logged in.
             placement: Which NeuronCores the programs go to.
-            options: With export: batch_size (1), sequence_length (128), num_choices, task, and the fields of
-                ExportSpec but for model, shapes and revision.
+            options: With export: batch_size (1), sequence_length (128), num_choices, task, the fields of ExportSpec
+                but for model, shapes and revision, and the cache that `export` takes.
 
         Raises:
             WrongHeadError: the model is of another task or architecture than the class.
@@ -134,12 +134,13 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         model_type = checkpoint.architecture.model_type
         if cls.model_type not in (None, model_type):
             raise WrongHeadError(cls.__name__, f"{cls.model_type} models", f"a {model_type} model")
+        cache = options.pop("cache", True)
         spec = _spec(model_id, revision, cls.task, options)
         target, backend = registry.resolve_target(spec.target)
         registry.runtime(backend, target)  # before the compiler's hours: what it makes is to run here
         folder = tempfile.mkdtemp(prefix="neuronbert-")
         try:
-            artifact = export_artifact(spec, Path(folder, "artifact"), token=token)
+            artifact = export_artifact(spec, Path(folder, "artifact"), token=token, cache=cache)
             model = cls(Session.open(artifact.path, placement=placement))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)

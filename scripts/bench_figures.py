@@ -6,11 +6,13 @@ Owns: what is compared with what, and the limits. Every ratio is of two things m
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import statistics
 import struct
 import sys
 import tempfile
+import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ import torch
 import transformers
 from bench_tools import Clocked, Row, alternate, peak_bytes, python, ratios
 
-from neuronbert import NeuronBertModel, StaticShape
+from neuronbert import Cache, ExportSpec, NeuronBertModel, StaticShape, export
 from neuronbert.backends import registry
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE
@@ -29,7 +31,7 @@ from neuronbert.neff import HEADER_SIZE, read_header
 from neuronbert.runtime import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from bench_tools import Models
@@ -53,6 +55,7 @@ EXPORT_MEMORY: Final = 2.2
 PROGRAM_TIME: Final = 1.0
 HEADER_US: Final = 10_000.0
 HEADER_MIB: Final = 16.0
+HIT_TIME: Final = 1.2
 
 
 def call(models: Models, rounds: int) -> list[Row]:
@@ -234,6 +237,51 @@ def neff(models: Models, rounds: int) -> list[Row]:
     ]
 
 
+def cached(models: Models, rounds: int) -> list[Row]:
+    """An export of what was exported before, against copying the files of its artifact.
+
+    To copy an artifact is to copy each file, flush it to the disk and compare its digest, as `save_pretrained` does;
+    here by hand, one after the other. Beside it, without a limit: the same without the digests, and `shutil.copyfile`
+    alone. An export reads the weights as well, since their digest is in the key.
+    """
+    cache = Cache(models.folder / "cache", 1 << 32)
+    spec = ExportSpec(str(models.minilm), (ONE,))
+    files = tuple(path for path in export(spec, models.folder / "cached", cache=cache).path.iterdir())
+    ways: Mapping[str, Callable[[Path], object]] = {
+        "a hit": lambda folder: export(spec, folder, cache=cache),
+        "copying the artifact": lambda folder: _copy(files, folder, flush=True, compare=True),
+        "copying without digests": lambda folder: _copy(files, folder, flush=True),
+        "copyfile alone": lambda folder: _copy(files, folder),
+    }
+    samples = []
+    for _ in range(rounds):
+        calls = [{name: _seconds(way, models.folder) for name, way in ways.items()} for _ in range(5)]
+        samples.append({name: statistics.median(call[name] for call in calls) for name in ways})
+    rows = [Row("cache: a hit", tuple(sample["a hit"] for sample in samples), "s")]
+    for name in (*ways,)[1:]:
+        limit = HIT_TIME if name == "copying the artifact" else None
+        ratio = tuple(sample["a hit"] / sample[name] for sample in samples)
+        rows.append(Row(f"cache: a hit, time of {name}", ratio, "x", limit))
+    return rows
+
+
+def _copy(files: Sequence[Path], folder: Path, *, flush: bool = False, compare: bool = False) -> None:
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+        with (folder / path.name).open("rb") as file:
+            if flush:
+                os.fsync(file.fileno())
+            if compare:
+                hashlib.file_digest(file, "sha256")
+
+
+def _seconds(write: Callable[[Path], object], place: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        start = time.perf_counter()
+        write(Path(folder))
+        return time.perf_counter() - start
+
+
 def _programs(artifact: Artifact) -> Mapping[StaticShape, Program]:
     runtime = registry.runtime(artifact.manifest.backend, artifact.manifest.target)
     return runtime.load(artifact.path, artifact.manifest, ANYWHERE)
@@ -257,4 +305,5 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "speed": speed,
     "load": load,
     "neff": neff,
+    "cache": cached,
 }

@@ -73,6 +73,9 @@ def export(
     allow_random_weights: Annotated[
         bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
     ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Copy programs that were compiled before from the cache.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")] = False,
     revision: Revision = None,
     token: Token = None,
@@ -109,7 +112,7 @@ def export(
         spec = _spec(options, allow_random_weights)
         from neuronbert import export as run
 
-        artifact = run(spec, output, overwrite=force, token=token, progress=progress)
+        artifact = run(spec, output, overwrite=force, token=token, cache=cache, progress=progress)
     manifest = artifact.manifest
     if json_:
         _output.as_json({"path": str(artifact.path), **manifest.model_dump(mode="json")})
