@@ -5,11 +5,11 @@ Owns: the checks that make an archive from elsewhere safe to load and to run. Kn
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from neuronbert.backends.archives import TorchArchive
 from neuronbert.backends.storage import reserve
 from neuronbert.errors import ArtifactCorruptError, first_line
 
@@ -47,14 +47,19 @@ def load(path: Path, methods: Sequence[str]) -> Any:
     return module
 
 
-def save(module: Any, path: Path) -> None:
+def save(module: Any, path: Path, beside: int = 0) -> None:
     """Write a module's archive.
+
+    Args:
+        module: What `torch.jit.save` takes.
+        path: The file.
+        beside: Bytes that it holds beside its weights.
 
     Raises:
         OSError: there is no room for it.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-    with reserve(path, weights):
+    with reserve(path, weights + beside):
         torch.jit.save(module, str(path))
 
 
@@ -68,15 +73,12 @@ def refuse_hooks(path: Path, vendor: str = "") -> None:
     Raises:
         ArtifactCorruptError: it is no archive, or has code that would act while it is loaded.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(set(names)) < len(names):  # two readers may take different ones
-                raise ArtifactCorruptError(path, "holds two members of one name")
-            code = [archive.read(name) for name in names if "/code/" in name and name.endswith(".py")]
-    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, NotImplementedError) as error:
-        raise ArtifactCorruptError(path, f"is not a TorchScript archive ({first_line(error)})") from error
-    for text in code:
+    archive = TorchArchive(path, "a TorchScript archive")
+    for name in archive.names:
+        # The reader takes a member for another that differs in case, so it is looked for in any.
+        if not name.lower().startswith("code/") or name.lower().endswith(".debug_pkl"):
+            continue
+        text = archive.read(name)
         own = text.replace(_CLASSES + b"." + vendor.encode() + b".", b"") if vendor else text
         if _HOOK in own or _CLASSES in own:
             raise ArtifactCorruptError(path, "has code that would run while it is loaded")
