@@ -135,7 +135,7 @@ class NeuronxProgram:
         try:
             outputs: tuple[Tensor, ...] = self._module(*inputs)
         except (RuntimeError, ValueError) as error:
-            raise DeviceRunError(first_line(error)) from error
+            raise DeviceRunError(torchscript.reason(error)) from error
         return outputs
 
     def replace_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ Owns: the checks that make an archive from elsewhere safe to load and to run. Kn
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -23,6 +24,7 @@ _FORBIDDEN: Final = frozenset(
     | {"prim::rpc_async", "prim::rpc_sync", "prim::rpc_remote", "prim::awaitable", "prim::CudaFusionGroup"}
 )
 """Operators of those namespaces that act outside the program; no traced encoder has one."""
+_RAISED: Final = re.compile(r"^\w+(?:Error|Exception): (.*\S)", re.MULTILINE)
 _HOOK: Final = b"__setstate__"
 _CLASSES: Final = b"torch.classes"
 """What in a program's code would act while it is loaded."""
@@ -61,6 +63,12 @@ def save(module: Any, path: Path, beside: int = 0) -> None:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     with reserve(path, weights + beside):
         torch.jit.save(module, str(path))
+
+
+def reason(error: Exception) -> str:
+    """What an error of a call says: the interpreter puts it last, below the lines of the program's code."""
+    raised = _RAISED.findall(str(error))
+    return raised[-1] if raised else first_line(error)
 
 
 def refuse_hooks(path: Path, vendor: str = "") -> None:

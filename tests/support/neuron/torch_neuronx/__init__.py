@@ -70,6 +70,8 @@ calls: list[tuple[str, dict]] = []
 """What was called with what, for tests to look at."""
 _loaded: dict[tuple[int, bytes], torch.jit.ScriptModule] = {}
 _next_core = 0
+_recording: list[bool] = []
+"""Not empty while trace() records its operator: the operator itself can't ask, as the tracer is off inside it."""
 
 
 def machine() -> dict:
@@ -104,9 +106,13 @@ def trace(
     state = {name: value.detach().clone() for name, value in func.state_dict().items()}
     neff = _compile(func, inputs, flags, Path(compiler_workdir or "."), inline_weights_to_neff)
     module = _Neuron(neff, {} if inline_weights_to_neff else state)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.trace(module, inputs, check_trace=False)
+    _recording.append(True)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.trace(module, inputs, check_trace=False)
+    finally:
+        _recording.pop()
 
 
 def _check_platform(flags: dict, cpu_backend: bool) -> None:
@@ -328,7 +334,7 @@ if not hasattr(torch.ops.neuron, "forward_v2"):
 
 def _trace_forward(inputs, weights, neff, settings):
     # While trace() records the operator there may be no device: only the number of outputs counts.
-    if torch.jit.is_tracing():
+    if _recording:
         payload = neff[HEADER_SIZE:].numpy().tobytes()
         size = int.from_bytes(payload[:8], "little")
         return [torch.zeros(1) for _ in range(json.loads(payload[8 : 8 + size])["outputs"])]
