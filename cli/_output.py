@@ -1,10 +1,13 @@
 """The one place that prints."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
+
+_STDOUT, _STDERR = 1, 2
 
 
 def data(text: str) -> None:
@@ -34,11 +37,30 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """What a long command tells about itself: a line that changes on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _text: None
-        return
-    from rich.console import Console
-    from rich.text import Text
+    with _stdout_kept():
+        if not sys.stderr.isatty():
+            yield lambda _text: None
+            return
+        from rich.console import Console
+        from rich.text import Text
 
-    with Console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(Text(text))
+        with Console(stderr=True).status("starting") as status:
+            yield lambda text: status.update(Text(text))
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    # Compilers print what they do (neuronx-cc to stdout, with --verbose info): beside the data, not among it.
+    sys.stdout.flush()
+    try:
+        held = os.dup(_STDOUT)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        os.dup2(_STDERR, _STDOUT)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(held, _STDOUT)
+        os.close(held)

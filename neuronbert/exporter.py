@@ -182,7 +182,10 @@ def _manifest(spec: ExportSpec, checkpoint: Checkpoint, backend: str, build: Bui
 def _config(checkpoint: Checkpoint, manifest: Manifest) -> dict[str, Any]:
     # The section that optimum-neuron's runtime reads. compiler_type is left out on the CPU target: it names the
     # vendor's compiler. Keys that begin with static_ are its own, so none is added.
-    largest = max(manifest.programs, key=lambda program: program.method == "forward")
+    largest = max(
+        manifest.programs,
+        key=lambda program: (program.method == "forward", program.shape.tokens, program.sequence_length),
+    )
     compiler = manifest.compiler
     section: dict[str, Any] = {
         "auto_cast": None if compiler.auto_cast == "none" else compiler.auto_cast,

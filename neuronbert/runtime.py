@@ -19,6 +19,7 @@ from neuronbert.errors import (
     ArtifactCorruptError,
     BatchTooLargeError,
     EmptyInputError,
+    FixedWeightsError,
     InputDtypeError,
     InputRangeError,
     InputRankError,
@@ -115,8 +116,8 @@ class Session:
         given = tensors if full else pad(tensors, self._inputs, compiled)
         with torch.no_grad():
             outputs = self._programs[shape](*given)
-        if tuple([output.shape for output in outputs]) != expected:
-            found = ", ".join(str(list(output.shape)) for output in outputs)
+        if tuple([getattr(output, "shape", None) for output in outputs]) != expected:
+            found = ", ".join(_described(output) for output in outputs)
             wanted = ", ".join(str(list(sizes)) for sizes in expected)
             name = next(program.file for program in self.manifest.programs if program.shape == shape)
             raise ArtifactCorruptError(
@@ -134,7 +135,13 @@ class Session:
             FixedWeightsError: the programs were compiled with their weights inside.
             DeviceError: the device didn't take them.
         """
-        self._runtime.replace_weights(self._programs, weights)
+        try:
+            self._runtime.replace_weights(self._programs, weights)
+        except FixedWeightsError:
+            raise
+        except BaseException:
+            self.replaced = True  # some of them, perhaps
+            raise
         self.replaced = True
 
     def _check(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[int, ...]]:
@@ -187,6 +194,10 @@ def _output_dims(spec: OutputSpec, shape: StaticShape) -> tuple[int, ...]:
         "choices": shape.num_choices or 1,
     }
     return tuple(sizes.get(name, spec.size or 0) for name in spec.dims)
+
+
+def _described(output: object) -> str:
+    return str(list(output.shape)) if isinstance(output, Tensor) else type(output).__name__
 
 
 def _as_int64(spec: InputSpec, value: object) -> Tensor:

@@ -20,6 +20,7 @@ OptLevel = Literal["1", "2", "3"]
 LogicalCores = Literal[1, 2]
 AUTO_CAST_TYPES: Final[tuple[AutoCastType, ...]] = get_args(AutoCastType)
 OPT_LEVELS: Final[tuple[OptLevel, ...]] = get_args(OptLevel)
+LOGICAL_CORES: Final[tuple[LogicalCores, ...]] = get_args(LogicalCores)
 
 _ALLOWED: Final = {"auto_cast": AUTO_CASTS, "auto_cast_type": AUTO_CAST_TYPES, "optlevel": OPT_LEVELS}
 TARGET_OPTIONS: Final = (
@@ -32,8 +33,9 @@ TARGET_OPTIONS: Final = (
     "compiler_workdir",
 )
 """The fields that only some targets have."""
-_ELSEWHERE: Final = ("model", "revision", "allow_random_weights", "compiler_workdir")
+_ELSEWHERE: Final = ("model", "revision", "compiler_workdir")
 """The fields that don't change the program: what they stand for is in the weights' digest, or is only a place."""
+_WORDS: Final = "a tuple of words without white space, as in ('--verbose', 'info')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,11 @@ class ExportSpec:
             raise InvalidOptionError("model", self.model, "a checkpoint folder or a Hub id")
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
-                raise InvalidOptionError(name, getattr(self, name), "one of " + ", ".join(allowed))
-        if self.lnc not in (None, 1, 2):
+                raise InvalidOptionError(name, getattr(self, name), "one of " + ", ".join(map(repr, allowed)))
+        if self.lnc is not None and not _is_one_of(self.lnc, LOGICAL_CORES):
             raise InvalidOptionError("lnc", self.lnc, "1 or 2")
+        if not _are_words(self.compiler_args):
+            raise InvalidOptionError("compiler_args", self.compiler_args, _WORDS)
         if not self.shapes or len(set(self.shapes)) != len(self.shapes):
             names = [shape.name for shape in self.shapes]
             raise InvalidShapeError("shapes", names, "at least one, and each only once")
@@ -105,6 +109,14 @@ class ExportSpec:
         defaults = {item.name: item.default for item in fields(self)}
         given = {name: getattr(self, name) for name in TARGET_OPTIONS}
         return {name: value for name, value in given.items() if value != defaults[name]}
+
+
+def _is_one_of(value: object, allowed: tuple[int, ...]) -> bool:
+    return type(value) is int and value in allowed  # True is 1, but says something else
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(word, str) and word.split() == [word] for word in value)
 
 
 def shapes_of(

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from neuronbert.errors import InvalidOptionError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -42,10 +44,19 @@ class Placement:
     Attributes:
         first_core: The first NeuronCore, counted from 0 among those that the process sees; None lets the device choose.
         cores: How many cores get a copy; calls go round them.
+
+    Raises:
+        InvalidOptionError: there is no such core, or none.
     """
 
     first_core: int | None = None
     cores: int = 1
+
+    def __post_init__(self) -> None:
+        if self.first_core is not None and self.first_core < 0:
+            raise InvalidOptionError("first_core", self.first_core, "0 or more, or left out")
+        if self.cores < 1:
+            raise InvalidOptionError("cores", self.cores, "1 or more")
 
 
 ANYWHERE: Final = Placement()

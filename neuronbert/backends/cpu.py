@@ -102,7 +102,7 @@ class CpuRuntime:
     def load(self, folder: Path, manifest: Manifest, placement: Placement) -> Mapping[StaticShape, Program]:
         """The programs of the files, by shape."""
         if placement != ANYWHERE:
-            raise InvalidOptionError("placement", placement.first_core, "left out: the cpu target has no NeuronCores")
+            raise InvalidOptionError("placement", placement, "left out: the cpu target has no NeuronCores")
         programs: dict[StaticShape, Program] = {}
         for name in manifest.program_files:
             held = [program for program in manifest.programs if program.file == name]

@@ -7,6 +7,7 @@ of torch. Source: Neuron Compiler CLI reference (neuronx-cc); Logical NeuronCore
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Final
 
 from packaging.version import InvalidVersion, Version
@@ -14,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 from neuronbert.errors import InvalidOptionError, LogicalCoresError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from neuronbert.manifest import Manifest
     from neuronbert.spec import ExportSpec, LogicalCores
@@ -34,8 +35,29 @@ _OPTION_OF: Final = {
     "--auto-cast-type": "--auto-cast-type",
     "--optlevel": "--optlevel",
     **dict.fromkeys(("--lnc", "-lnc", "--logical-nc-config"), "--lnc"),
+    **dict.fromkeys(("--output", "--logfile"), "--compiler-workdir"),
 }
 """Flags that have an option of ours, which is what the manifest records."""
+_DOCUMENTED: Final = frozenset(
+    {
+        "--target",
+        "--model-type",
+        "--auto-cast",
+        "--auto-cast-type",
+        "--native-int64",
+        "--implicit-integer-downcast",
+        "--lnc",
+        "--optlevel",
+        "--enable-mixed-precision-accumulation",
+        "--disable-mixed-precision-accumulation",
+        "--enable-saturate-infinity",
+        "--enable-fast-context-switch",
+        "--enable-fast-loading-neuron-binaries",
+        "--verbose",
+    }
+)
+"""The flags of the reference that say what is compiled, and not where files are."""
+_WORD: Final = re.compile(r"[\w.,:=+-]+", re.ASCII)
 
 
 def command_line(spec: ExportSpec, version: str | None) -> list[str]:
@@ -72,6 +94,13 @@ def logical_cores(spec: ExportSpec) -> LogicalCores | None:
     if spec.lnc not in (None, 1):
         raise InvalidOptionError("lnc", spec.lnc, f"1 for {spec.target}, which has no larger logical cores")
     return None
+
+
+def unknown(words: Iterable[str]) -> Iterator[str]:
+    """The words of a command line that aren't in the compiler's reference, nor values: what nobody else should set."""
+    for word in words:
+        if not _WORD.fullmatch(word) or (word.startswith("-") and word.partition("=")[0] not in _DOCUMENTED):
+            yield word
 
 
 def refuse_other_lnc(manifest: Manifest) -> None:

@@ -7,36 +7,33 @@ tested against a double that obeys it; it has not been run on a device.
 
 from __future__ import annotations
 
-import errno
 import inspect
 import os
-import shutil
 import sys
-import tempfile
-from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from neuronbert import sdk
 from neuronbert.backends import flags, torchscript
-from neuronbert.backends.base import ANYWHERE, Availability, Compiled
+from neuronbert.backends.base import Availability, Compiled
+from neuronbert.backends.workdir import neff_bytes, workdir
 from neuronbert.errors import (
+    ArtifactCorruptError,
     BackendUnavailableError,
-    CompilationFailedError,
     DeviceLoadError,
     DeviceRunError,
     FixedWeightsError,
-    StorageError,
+    InvalidOptionError,
     WeightsRefusedError,
     first_line,
 )
 from neuronbert.manifest import CompilerInfo, ProgramSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -47,10 +44,7 @@ if TYPE_CHECKING:
 
 OVERRIDE: Final = "NEURON_PLATFORM_TARGET_OVERRIDE"
 """What the library takes as its platform where there is no device; read when it is imported."""
-LOG: Final = "log-neuron-cc.txt"
-
-_LOG_LINES: Final = 3
-_LOG_BYTES: Final = 16 << 10
+_NOTHING: Final = "torch_neuronx.trace gave nothing back"
 
 
 class NeuronxCompiler:
@@ -81,15 +75,8 @@ class NeuronxCompiler:
         programs = []
         for shape, inputs in examples.items():
             name = "model.neuron" if shape == largest else f"program_{shape.name}.pt"
-            traced = _trace(library, head, inputs, line, spec, shape)
-            for asked, apply in (
-                (spec.dynamic_batch, library.dynamic_batch),
-                (spec.lazy_load, library.lazy_load),
-                (spec.async_load, library.async_load),
-            ):
-                if asked:
-                    apply(traced)  # in place; it is kept in the file
-            torchscript.save(traced, folder / name)
+            traced, size = _trace(library, head, inputs, line, spec, shape)
+            torchscript.save(traced, folder / name, beside=size)
             programs.append(ProgramSpec.of(shape, file=name))
         info = CompilerInfo(
             name="neuronx-cc",
@@ -148,7 +135,7 @@ class NeuronxProgram:
         try:
             outputs: tuple[Tensor, ...] = self._module(*inputs)
         except (RuntimeError, ValueError) as error:
-            raise DeviceRunError(first_line(error)) from error
+            raise DeviceRunError(torchscript.reason(error)) from error
         return outputs
 
     def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -157,7 +144,7 @@ class NeuronxProgram:
             raise FixedWeightsError
         try:
             self._library.replace_weights(self._module, dict(weights))
-        except (RuntimeError, ValueError, KeyError) as error:
+        except Exception as error:  # what it raises for a name or a shape isn't documented
             raise WeightsRefusedError(first_line(error)) from error
 
 
@@ -173,12 +160,8 @@ def runtime() -> Runtime:
 
 def _import(target: str, *, compiling: bool) -> Any:
     """The vendor's library, told beforehand what to compile for where there is no device to ask."""
-    if compiling and _without_device(target):
-        said = os.environ.setdefault(OVERRIDE, target)
-        if said != target:
-            early = "torch_neuronx" in sys.modules
-            advice = "do this export in a process of its own" if early else f"unset it, or set {OVERRIDE}={target}"
-            raise BackendUnavailableError(target, f"torch_neuronx is set to {said} by {OVERRIDE}; {advice}")
+    if compiling:
+        _set_platform(target)
     try:
         library = import_module("torch_neuronx")
     except Exception as error:
@@ -186,6 +169,19 @@ def _import(target: str, *, compiling: bool) -> Any:
     if not hasattr(library, "trace"):
         raise BackendUnavailableError(target, f"torch_neuronx has no trace; {sdk.install('trace')}")
     return library
+
+
+def _set_platform(target: str) -> None:
+    said = os.environ.get(OVERRIDE)
+    imported = "torch_neuronx" in sys.modules
+    if said is None and _without_device(target):
+        if imported:
+            reason = "torch_neuronx was imported before it could be told what to compile for"
+            raise BackendUnavailableError(target, f"{reason}; do this export in a process of its own")
+        os.environ[OVERRIDE] = target
+    elif said not in (None, target):
+        advice = "do this export in a process of its own" if imported else f"unset it, or set {OVERRIDE}={target}"
+        raise BackendUnavailableError(target, f"torch_neuronx is set to {said} by {OVERRIDE}; {advice}")
 
 
 def _without_device(target: str) -> bool:
@@ -200,69 +196,43 @@ def _trace(
     line: list[str],
     spec: ExportSpec,
     shape: StaticShape,
-) -> Any:
+) -> tuple[Any, int]:
+    """The traced module, and the bytes of the NEFF in it."""
     options: dict[str, Any] = {"compiler_args": line, "inline_weights_to_neff": spec.inline_weights}
     if _without_device(spec.target):
         if "cpu_backend" not in inspect.signature(library.trace).parameters:
             reason = f"torch-neuronx {library.__version__} can't compile without a device; {sdk.install('trace')}"
             raise BackendUnavailableError(spec.target, reason)
         options["cpu_backend"] = True
-    with _workdir(spec, shape) as work:
-        try:
-            traced = library.trace(head, inputs, compiler_workdir=str(work), **options)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise CompilationFailedError(shape.name, first_line(error), *_log(work)) from error
-            raise StorageError(work, error.strerror or str(error)) from error
-        except Exception as error:  # whatever the tracer, the lowering or the compiler raise
-            raise CompilationFailedError(shape.name, first_line(error), *_log(work)) from error
+    with workdir(spec.compiler_workdir, shape.name) as work:
+        traced = library.trace(head, inputs, compiler_workdir=str(work), **options)
         if traced is None:
-            raise CompilationFailedError(shape.name, "torch_neuronx.trace gave nothing back", *_log(work))
-        return traced
-
-
-@contextmanager
-def _workdir(spec: ExportSpec, shape: StaticShape) -> Iterator[Path]:
-    """Where the compiler works: the user's folder, or one that goes, but for a failure whose message names its log."""
-    if spec.compiler_workdir is not None:
-        work = Path(spec.compiler_workdir, shape.name).absolute()
-        work.mkdir(parents=True, exist_ok=True)
-        yield work
-        return
-    work = Path(tempfile.mkdtemp(prefix="neuronbert-compiler-"))
-    try:
-        yield work
-    except CompilationFailedError:
-        raise
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def _log(work: Path) -> tuple[Path, list[str]]:
-    logs = sorted(work.rglob(LOG), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return work, []
-    with logs[-1].open("rb") as file:
-        file.seek(max(0, logs[-1].stat().st_size - _LOG_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return logs[-1], [line.strip() for line in lines if line.strip()][-_LOG_LINES:]
+            raise TypeError(_NOTHING)
+        for setting in ("dynamic_batch", "lazy_load", "async_load"):
+            if getattr(spec, setting):
+                getattr(library, setting)(traced)  # in place; it is kept in the file
+        return traced, neff_bytes(work)
 
 
 def _load(library: Any, path: Path, manifest: Manifest, placement: Placement) -> Any:
+    inline = manifest.compiler.inline_weights
+    if not inline and placement.cores > 1:
+        expected = "1 for programs that have their weights beside them: those go to one core"
+        raise InvalidOptionError("placement.cores", placement.cores, expected)
     torchscript.refuse_hooks(path, vendor="neuron")
     first = placement.first_core
-    if not manifest.compiler.inline_weights:
+    if not inline:
         first = first or 0  # the weights are sent after the program, so it must be known where it is
     try:
         module = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
         torchscript.refuse_effects(module, ["forward"], path, vendor="neuron")
-        if first is not None or placement != ANYWHERE:
+        if first is not None or placement.cores > 1:
             place = getattr(library, "set_neuron_cores", None) or library.experimental.set_neuron_cores
             place(module, start_nc=-1 if first is None else first, nc_count=placement.cores)
-        if not manifest.compiler.inline_weights:
+        if not inline:
             library.move_trace_to_device(module, first)
+    except AttributeError as error:
+        raise ArtifactCorruptError(path, f"is not a traced program ({first_line(error)})") from error
     except (RuntimeError, ValueError) as error:
         raise DeviceLoadError(path.name, first_line(error)) from error
     return module

@@ -36,8 +36,8 @@ TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
 def resolve_target(target: str) -> tuple[str, str]:
     """The target meant by a name, and its backend.
 
-    "auto" is the Neuron device of this machine, or the CPU. Where two backends serve a target, the one whose library is
-    installed is taken.
+    "auto" is the Neuron device of this machine, or the CPU if it has none that is served. Where two backends serve a
+    target, the one whose library is installed is taken.
 
     Raises:
         InvalidOptionError: there is no such target.
@@ -45,7 +45,7 @@ def resolve_target(target: str) -> tuple[str, str]:
     name = target
     if target == "auto":
         device = sdk.find_device()
-        name = device.target if device and device.target else "cpu"
+        name = device.target if device and device.target and device.target in TARGETS else "cpu"
     if name not in TARGETS:
         raise InvalidOptionError("target", target, "one of auto, " + ", ".join(TARGETS))
     backends = TARGETS[name]
@@ -75,6 +75,8 @@ def runtime(backend: str, target: str) -> Runtime:
 def _find(part: str, backend: str, target: str) -> Compiler | Runtime:
     if backend not in BACKENDS:
         raise BackendUnavailableError(target, f"the artifact needs the backend {backend!r}, which this version lacks")
+    if backend not in TARGETS.get(target, ()):
+        raise BackendUnavailableError(target, f"the backend {backend} doesn't serve it")
     found: Compiler | Runtime = getattr(import_module(BACKENDS[backend]), part)()
     state = found.availability(target)
     if not state.ok:

@@ -14,28 +14,33 @@ import os
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch._dynamo import lookup_backend
 
 from neuronbert import sdk
 from neuronbert.backends import flags, pt2
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.backends.batching import DynamicBatch
 from neuronbert.errors import (
+    ArtifactCorruptError,
     BackendUnavailableError,
     CompilationFailedError,
+    DeviceLoadError,
     DeviceRunError,
     InvalidOptionError,
+    StorageError,
     WeightsRefusedError,
     first_line,
 )
 from neuronbert.manifest import CompilerInfo, ProgramSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor, fx, nn
 
     from neuronbert.backends.base import Compiler, Placement, Program, Runtime
     from neuronbert.manifest import Manifest
@@ -45,6 +50,11 @@ if TYPE_CHECKING:
 CACHE: Final = "TORCH_NEURONX_NEFF_CACHE_DIR"
 """Where the library keeps NEFFs; its own default is a folder in /tmp that every user of the machine can write to."""
 DEVICE: Final = "neuron"
+BACKEND: Final = "neuron"
+"""Of torch.compile."""
+
+_FLAGS_IN_USE: Final = RLock()
+"""The environment is everybody's: programs that are compiled at once would get each other's flags."""
 
 
 class TorchNeuronCompiler:
@@ -66,6 +76,9 @@ class TorchNeuronCompiler:
     ) -> Compiled:
         """Export one program for each shape, with the weights."""
         line = flags.command_line(spec, None)
+        for word in flags.unknown(line):
+            expected = "left out, as it is not in the compiler's reference: loading compiles, and takes no others"
+            raise InvalidOptionError("compiler_args", word, expected)
         programs = []
         for shape, inputs in examples.items():
             name = f"program_{shape.name}.pt2"
@@ -101,19 +114,18 @@ class TorchNeuronRuntime:
         """The programs of the files, compiled."""
         if placement != ANYWHERE:
             expected = "left out: TorchNeuron takes the cores of NEURON_RT_VISIBLE_CORES"
-            raise InvalidOptionError("placement", placement.first_core, expected)
+            raise InvalidOptionError("placement", placement, expected)
         flags.refuse_other_lnc(manifest)
+        for word in flags.unknown(manifest.compiler.flags):
+            raise ArtifactCorruptError(folder, f"asks the compiler for {word!r}, which is not in its reference")
         _import(manifest.target)
         programs: dict[StaticShape, Program] = {}
         shared: dict[str, Tensor] = {}
         for spec in manifest.programs:
-            module = pt2.load(folder / spec.file).to(DEVICE)
-            if shared:
-                module.load_state_dict(shared, assign=True)  # one copy of the weights on the device
+            module = _module(folder / spec.file, shared)
             shared = shared or module.state_dict()
-            program = TorchNeuronProgram(module)
-            with _compiler_flags(manifest.compiler.flags):
-                _warm(program, spec, manifest)
+            program = TorchNeuronProgram(module, manifest.compiler.flags)
+            _warm(program, spec, manifest)
             programs[spec.shape] = DynamicBatch(program, spec.batch_size) if manifest.dynamic_batch else program
         return programs
 
@@ -130,19 +142,38 @@ class TorchNeuronProgram:
 
     Args:
         module: The exported program, on the device.
+        line: The compiler's command line.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, line: tuple[str, ...]) -> None:
+        def compile_graph(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+            # Dynamo asks again when it is called in another mode than before: inference_mode, autocast, other threads.
+            with _compiler_flags(line):
+                compiled: Callable[..., Any] = lookup_backend(BACKEND)(graph, inputs)
+                return compiled
+
         self._module = module
-        self._compiled = torch.compile(module, backend="neuron", fullgraph=True, dynamic=False)
+        self._line = line
+        self._compiled = torch.compile(module, backend=compile_graph, fullgraph=True, dynamic=False)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run it: CPU tensors in and out."""
         try:
-            outputs = self._compiled(*(tensor.to(DEVICE) for tensor in inputs))
-            return tuple(output.cpu() for output in outputs)
+            return self._run(*inputs)
         except RuntimeError as error:
-            raise DeviceRunError(first_line(error)) from error
+            raise DeviceRunError(_reason(error)) from error
+
+    def warm(self, name: str, inputs: Iterable[Tensor]) -> None:
+        """Compile it: the first call does, so it is made at once and not in the middle of somebody's work.
+
+        Raises:
+            CompilationFailedError: the compiler refused, or ended.
+        """
+        try:
+            with torch.no_grad(), _compiler_flags(self._line):
+                self._run(*inputs)
+        except Exception as error:  # Dynamo's, the backend's or the compiler's
+            raise CompilationFailedError(name, _reason(error)) from error
 
     def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy other weights over the module's."""
@@ -150,6 +181,10 @@ class TorchNeuronProgram:
             self._module.load_state_dict(weights)
         except RuntimeError as error:
             raise WeightsRefusedError(first_line(error)) from error
+
+    def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self._compiled(*(tensor.to(DEVICE) for tensor in inputs))
+        return tuple(output.cpu() for output in outputs)
 
 
 def compiler() -> Compiler:
@@ -166,33 +201,60 @@ def _import(target: str) -> None:
     """The vendor's library, which registers its device and its backend; told beforehand where NEFFs are kept."""
     if not os.environ.get(CACHE):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "neuronbert", "neff")
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(cache, error.strerror or str(error)) from error
         os.environ[CACHE] = str(cache)
     try:
         import_module("torch_neuronx")
     except Exception as error:
         raise BackendUnavailableError(target, f"torch_neuronx can't be imported ({first_line(error)})") from error
+    if BACKEND not in torch.compiler.list_backends(()):
+        reason = (
+            f"torch_neuronx adds no backend {BACKEND!r} to torch.compile; {sdk.install('native', torch.__version__)}"
+        )
+        raise BackendUnavailableError(target, reason)
 
 
-def _warm(program: Program, spec: ProgramSpec, manifest: Manifest) -> None:
-    # The first call compiles, so it is made here and not in the middle of somebody's work.
-    inputs = [torch.full(spec.shape.dims, item.default or 0, dtype=torch.int64) for item in manifest.inputs]
+def _module(path: Path, shared: Mapping[str, Tensor]) -> nn.Module:
+    """The module of a file on the device, over the weights that are there already."""
+    program = pt2.load(path)
     try:
-        with torch.no_grad():
-            program(*inputs)
-    except Exception as error:  # Dynamo's, the backend's or the compiler's
-        raise CompilationFailedError(spec.shape.name, first_line(error)) from error
+        module = pt2.module_on(program, DEVICE)
+    except Exception as error:  # the device's, or what torch says of a graph that isn't one
+        raise DeviceLoadError(path.name, first_line(error)) from error
+    if shared:
+        try:
+            module.load_state_dict(shared, assign=True)
+        except RuntimeError as error:
+            raise ArtifactCorruptError(
+                path, f"has other weights than the other programs ({first_line(error)})"
+            ) from error
+    return module
+
+
+def _warm(program: TorchNeuronProgram, spec: ProgramSpec, manifest: Manifest) -> None:
+    inputs = (torch.full(spec.shape.dims, item.default or 0, dtype=torch.int64) for item in manifest.inputs)
+    program.warm(spec.shape.name, inputs)
+
+
+def _reason(error: Exception) -> str:
+    # Dynamo's first line only says which backend it was.
+    return first_line(getattr(error, "inner_exception", error))
 
 
 @contextmanager
 def _compiler_flags(line: tuple[str, ...]) -> Iterator[None]:
     # Of an option that is given twice the right-most wins: what the manifest records.
-    before = os.environ.get(flags.VARIABLE)
-    os.environ[flags.VARIABLE] = " ".join([*filter(None, [before]), *line])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[flags.VARIABLE]
-        else:
+    added = " ".join(line)
+    with _FLAGS_IN_USE:
+        before = os.environ.get(flags.VARIABLE, "")
+        if not before.endswith(added):  # the first call and the backend that it asks both see to it
+            os.environ[flags.VARIABLE] = f"{before} {added}".lstrip()
+        try:
+            yield
+        finally:
             os.environ[flags.VARIABLE] = before
+            if not before:
+                del os.environ[flags.VARIABLE]

@@ -5,11 +5,15 @@ Owns: the checks that make an archive from elsewhere safe to load and to run. Kn
 
 from __future__ import annotations
 
-import zipfile
+import pickletools
+import re
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from neuronbert.backends import operators
+from neuronbert.backends.archives import TorchArchive
 from neuronbert.backends.storage import reserve
 from neuronbert.errors import ArtifactCorruptError, first_line
 
@@ -17,15 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_NAMESPACES: Final = ("aten::", "prim::")
-_FORBIDDEN: Final = frozenset(
-    {"aten::from_file", "aten::save", "aten::_print", "aten::wait", "prim::PythonOp", "prim::Print", "prim::fork"}
-    | {"prim::rpc_async", "prim::rpc_sync", "prim::rpc_remote", "prim::awaitable", "prim::CudaFusionGroup"}
-)
-"""Operators of those namespaces that act outside the program; no traced encoder has one."""
+_RAISED: Final = re.compile(r"^\w+(?:Error|Exception): (.*\S)", re.MULTILINE)
 _HOOK: Final = b"__setstate__"
 _CLASSES: Final = b"torch.classes"
 """What in a program's code would act while it is loaded."""
+_MODULE: Final = re.compile(r"__torch__\.(?!torch\.classes)[\w.]+")
+_PICKLED: Final = re.compile(
+    r"torch\._utils\._rebuild_\w+|torch\.\w+Storage|torch\.jit\._pickle\.\w+|collections\.OrderedDict"
+)
+"""What a pickled module is built of: TorchScript's own reader knows these by name, and no Python reads them."""
+_BUILDERS: Final = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
+"""How pickles of later protocols name classes; TorchScript writes none."""
+_MAX_DEPTH: Final = 200
+"""Brackets in brackets; TorchScript's parser runs out of stack, and ends the process, at some ten thousand."""
 
 
 def load(path: Path, methods: Sequence[str]) -> Any:
@@ -47,15 +55,26 @@ def load(path: Path, methods: Sequence[str]) -> Any:
     return module
 
 
-def save(module: Any, path: Path) -> None:
+def save(module: Any, path: Path, beside: int = 0) -> None:
     """Write a module's archive.
+
+    Args:
+        module: What `torch.jit.save` takes.
+        path: The file.
+        beside: Bytes that it holds beside its weights.
 
     Raises:
         OSError: there is no room for it.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-    with reserve(path, weights):
+    with reserve(path, weights + beside):
         torch.jit.save(module, str(path))
+
+
+def reason(error: Exception) -> str:
+    """What an error of a call says: the interpreter puts it last, below the lines of the program's code."""
+    raised = _RAISED.findall(str(error))
+    return raised[-1] if raised else first_line(error)
 
 
 def refuse_hooks(path: Path, vendor: str = "") -> None:
@@ -68,18 +87,16 @@ def refuse_hooks(path: Path, vendor: str = "") -> None:
     Raises:
         ArtifactCorruptError: it is no archive, or has code that would act while it is loaded.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(set(names)) < len(names):  # two readers may take different ones
-                raise ArtifactCorruptError(path, "holds two members of one name")
-            code = [archive.read(name) for name in names if "/code/" in name and name.endswith(".py")]
-    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, NotImplementedError) as error:
-        raise ArtifactCorruptError(path, f"is not a TorchScript archive ({first_line(error)})") from error
-    for text in code:
-        own = text.replace(_CLASSES + b"." + vendor.encode() + b".", b"") if vendor else text
-        if _HOOK in own or _CLASSES in own:
-            raise ArtifactCorruptError(path, "has code that would run while it is loaded")
+    archive = TorchArchive(path, "a TorchScript archive")
+    for name in archive.names:
+        low = name.lower()  # the reader takes a member for another that differs in case
+        if low.startswith("code/") and not low.endswith(".debug_pkl"):
+            text = archive.read(name)
+            own = text.replace(_CLASSES + b"." + vendor.encode() + b".", b"") if vendor else text
+            if _HOOK in own or _CLASSES in own or _depth(text) > _MAX_DEPTH:
+                raise ArtifactCorruptError(path, "has code that would run while it is loaded, or can't be read")
+        elif low.endswith(".pkl"):
+            _refuse_classes(archive.read(name), path, vendor)
 
 
 def refuse_effects(module: Any, methods: Sequence[str], path: Path, vendor: str = "") -> None:
@@ -88,11 +105,34 @@ def refuse_effects(module: Any, methods: Sequence[str], path: Path, vendor: str 
     Raises:
         ArtifactCorruptError: one of them is none that an encoder needs.
     """
-    allowed = (*_NAMESPACES, f"{vendor}::") if vendor else _NAMESPACES
     for method in methods:
         for kind in _kinds(getattr(module, method).inlined_graph):
-            if kind in _FORBIDDEN or not kind.startswith(allowed):
+            if not operators.known(kind, vendor):
                 raise ArtifactCorruptError(path, f"contains the operator {kind}, which no encoder needs")
+
+
+def _depth(code: bytes) -> int:
+    depth = deepest = 0
+    for char in code:
+        if char in b"([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in b")]}":
+            depth -= 1
+    return deepest
+
+
+def _refuse_classes(content: bytes, path: Path, vendor: str) -> None:
+    """Look at the classes that a pickled module names: those of torch's libraries act when they are built."""
+    own = re.compile(rf"__torch__\.torch\.classes\.{vendor}\.\w+") if vendor else None
+    try:
+        for opcode, value, _ in pickletools.genops(content):
+            name = str(value).replace(" ", ".") if opcode.name == "GLOBAL" else ""
+            known = _MODULE.fullmatch(name) or _PICKLED.fullmatch(name) or (own and own.fullmatch(name))
+            if opcode.name in _BUILDERS or (name and not known):
+                raise ArtifactCorruptError(path, f"names {name or opcode.name}, which no program is built of")
+    except (ValueError, IndexError, struct.error) as error:
+        raise ArtifactCorruptError(path, f"holds a damaged module ({first_line(error)})") from error
 
 
 def _kinds(block: Any) -> Iterator[str]:

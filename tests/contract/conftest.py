@@ -6,15 +6,21 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
-from neuronbert import sdk
+from neuronbert import Artifact, ExportSpec, StaticShape, export, sdk
+from neuronbert.backends import neuronx
+from neuronbert.manifest import Manifest
+from tests.contract.small import SHAPE, Small
 from tests.support import neuron
+from tests.unit.builders import make_manifest
 
 DEVICE_TESTS = "NEURONBERT_TEST_TARGET"
 """The target of the Neuron device here; `make test-neuron` sets it."""
@@ -59,3 +65,55 @@ def forget() -> None:
     library = sys.modules.pop("torch_neuronx", None)
     if library is not None and hasattr(library, "unload"):
         library.unload()
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Callable[..., tuple[Path, Manifest]]:
+    """Compiles the small head without an export around it."""
+
+    def make(*shapes: StaticShape, target: str = "inf2", **options: Any) -> tuple[Path, Manifest]:
+        spec = ExportSpec("m", shapes or (SHAPE,), "fill-mask", target=target, **options)
+        folder = tmp_path / "compiled"
+        folder.mkdir(exist_ok=True)
+        examples = {shape: (torch.ones(shape.dims, dtype=torch.int64),) * 2 for shape in spec.shapes}
+        done = neuronx.compiler().compile(Small().eval(), examples, spec, folder)
+        fields = {"programs": done.programs, "compiler": done.compiler, "dynamic_batch": spec.dynamic_batch}
+        return folder, make_manifest(target=target, backend="neuronx", **fields)
+
+    return make
+
+
+@pytest.fixture
+def exporting(tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., Artifact]:
+    """Exports a checkpoint to a folder "out" in a folder of its own."""
+
+    def make(target: str = "inf2", *shapes: StaticShape, **options: Any) -> Artifact:
+        overwrite = options.pop("overwrite", False)
+        shapes = shapes or (StaticShape(1, 8),)
+        spec = ExportSpec(str(tiny("text-classification")), shapes, "text-classification", target=target, **options)
+        (tmp_path / "exports").mkdir(exist_ok=True)
+        return export(spec, tmp_path / "exports" / "out", overwrite=overwrite)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary folders are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def edit(tmp_path: Path) -> Callable[[Callable[[str], str]], None]:
+    """Makes the library that `host` installed another one."""
+
+    def change(new: Callable[[str], str]) -> None:
+        code = tmp_path / "site" / "torch_neuronx" / "__init__.py"
+        before = code.read_text()
+        assert new(before) != before
+        code.write_text(new(before))
+
+    return change

@@ -25,6 +25,7 @@ from neuronbert.backends.autocast import AutoCastMode
 from tests.support.neff_files import build
 
 __version__ = "2.13.3.0"
+CACHE = Path(os.environ.get("TORCH_NEURONX_NEFF_CACHE_DIR", "/tmp/neff_cache"))  # read once, at import
 compiled: list[str] = []
 """The NEFFs that were compiled, not taken from the cache."""
 
@@ -42,7 +43,7 @@ def neuron(graph: torch.fx.GraphModule, example_inputs):
     shapes = [tuple(value.shape) for value in example_inputs if isinstance(value, torch.Tensor)]
     text = f"{graph.code}{shapes}{words}"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    neff = Path(os.environ["TORCH_NEURONX_NEFF_CACHE_DIR"], digest[:2], digest[2:4], f"{digest}.neff")
+    neff = Path(CACHE, digest[:2], digest[2:4], f"{digest}.neff")
     if not neff.exists():
         neff.parent.mkdir(parents=True, exist_ok=True)
         neff.write_bytes(build(lnc=int(flags.get("--lnc", "2"))))

@@ -9,11 +9,16 @@ program. What it does and refuses, with the page of the Neuron SDK's documentati
   move_trace_to_device (the same page)
 - dynamic_batch: in place, before save; ValueError for shapes that differ in another dimension (the same page)
 - set_neuron_cores and its ValueError and RuntimeError (inference/api-torch-neuronx-core-placement)
-- lazy_load, async_load: after trace, before save (inference/api-torch-neuronx-async-lazy-load)
+- lazy_load, async_load: after trace, before save; jit.load then doesn't wait for the core, and what is wrong shows at
+  the first call (inference/api-torch-neuronx-async-lazy-load)
 - replace_weights: in place; warns if there are no separate weights (inference/api-torch-neuronx-replace-weights)
 - the compiler's flags and their values (compiler/neuronx-cc/api-reference-guide), its log, and that it exits non-zero
 - NEURON_LOGICAL_NC_CONFIG must match --lnc (neuron-features/logical-neuroncore-config)
-- --lnc 2 is for trn2 (compiler/error-codes/EARG001)
+- --lnc 2 is for trn2 (compiler/error-codes/EARG001), --native-int64 too (the compiler's reference)
+- a NEFF is checked against the device's kind when it is loaded (release-notes/components/runtime, 2.32)
+- NEURON_PLATFORM_TARGET_OVERRIDE stands for a device where there is none; read at import
+  (vllm-neuron/docs/design/compilation/cpu_compilation)
+- --verbose info goes to stdout (the compiler's reference)
 
 The environment says what machine it is on: NEURON_DOUBLE is JSON with `device` (inf2 ..., or null), `cores`, `busy`,
 `neff` (the newest NEFF version that the runtime takes) and `fail` (how the compiler fails).
@@ -45,7 +50,8 @@ VALUES = {
     "--lnc": ("1", "2"),
     "--native-int64": ("default", "enabled", "disabled"),
     "--implicit-integer-downcast": None,
-    "--verbose": None,
+    "--distribution-strategy": ("llm-training",),
+    "--verbose": ("info", "warning", "error", "critical", "debug"),
 }
 SWITCHES = (
     "--enable-mixed-precision-accumulation",
@@ -57,6 +63,8 @@ SWITCHES = (
 DEFINITION, PROGRAM = "sg00/def.json", "sg00/program.pt"
 """What the double's NEFF holds; a real one has a def.json as well, of another form."""
 SINCE_2_27 = ("--native-int64", "--implicit-integer-downcast")
+CHIPS = {"inf2": 2, "trn1": 2, "trn1n": 2, "trn2": 3}
+"""The generation of a target's NeuronCores."""
 NRT = "The PyTorch Neuron Runtime could not be initialized. Neuron Driver issues are logged to your system logs."
 PLATFORM = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE")  # read once, at import
 
@@ -64,6 +72,8 @@ calls: list[tuple[str, dict]] = []
 """What was called with what, for tests to look at."""
 _loaded: dict[tuple[int, bytes], torch.jit.ScriptModule] = {}
 _next_core = 0
+_recording: list[bool] = []
+"""Not empty while trace() records its operator: the operator itself can't ask, as the tracer is off inside it."""
 
 
 def machine() -> dict:
@@ -73,7 +83,7 @@ def machine() -> dict:
 def trace(
     func,
     example_inputs,
-    *_,
+    *others,
     input_output_aliases={},  # noqa: B006  the documented default
     compiler_workdir=None,
     compiler_args=None,
@@ -82,10 +92,32 @@ def trace(
     cpu_backend=False,
 ):
     calls.append(("trace", {"compiler_args": compiler_args, "cpu_backend": cpu_backend, "workdir": compiler_workdir}))
+    if others:
+        warnings.warn("keyword arguments were given by position", stacklevel=2)
+    if input_output_aliases or partitioner_config:
+        raise NotImplementedError("the double has no state and no partitions")
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if not all(isinstance(tensor, torch.Tensor) for tensor in inputs):
         raise RuntimeError("example_inputs must be a tensor or a tuple of tensors")
     flags = parse(compiler_args or [])
+    _check_platform(flags, cpu_backend)
+    if machine().get("fail") == "none":
+        return None
+    if flags.get("--verbose") == "info":
+        os.write(1, b"INFO: compiling\n")
+    state = {name: value.detach().clone() for name, value in func.state_dict().items()}
+    neff = _compile(func, inputs, flags, Path(compiler_workdir or "."), inline_weights_to_neff)
+    module = _Neuron(neff, {} if inline_weights_to_neff else state)
+    _recording.append(True)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.trace(module, inputs, check_trace=False)
+    finally:
+        _recording.pop()
+
+
+def _check_platform(flags: dict, cpu_backend: bool) -> None:
     if cpu_backend and "--target" not in flags:
         raise RuntimeError(
             "If you want to compile on CPU, please supply compiler argument target, with one of options trn1, inf2, "
@@ -96,14 +128,9 @@ def trace(
             "Bad StatusOr access: INVALID_ARGUMENT: PJRT_Client_Create: error condition error != nullptr: "
             "Init: error condition !(num_devices > 0)"
         )
-    if cpu_backend and flags["--target"] != PLATFORM:
-        raise RuntimeError(f"the platform is {PLATFORM}, the target {flags['--target']}")
-    state = {name: value.detach().clone() for name, value in func.state_dict().items()}
-    neff = _compile(func, inputs, flags, Path(compiler_workdir or "."), inline_weights_to_neff)
-    module = _Neuron(neff, {} if inline_weights_to_neff else state)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.trace(module, inputs, check_trace=False)
+    platform = PLATFORM if cpu_backend else PLATFORM or machine()["device"]
+    if flags.get("--target", platform) != platform:
+        raise RuntimeError(f"the platform is {platform}, the target {flags['--target']}")
 
 
 def dynamic_batch(neuron_script):
@@ -126,8 +153,8 @@ def move_trace_to_device(trace, device_id):
     calls.append(("move_trace_to_device", {"device_id": device_id}))
     if not 0 <= device_id < cores():
         raise ValueError(f"device_id {device_id} is not in [0, {cores() - 1}]")
-    if trace.settings[CORE] != device_id:
-        raise RuntimeError("the weights would be on another core than the program")
+    if trace.settings[CORE] != device_id or trace.settings[COUNT] != 1:
+        raise RuntimeError("the weights would be on other cores than the program")
     trace.settings[MOVED] = 1
 
 
@@ -139,6 +166,7 @@ def set_neuron_cores(trace, start_nc=-1, nc_count=-1):
         raise ValueError(f"nc_count {nc_count} is an invalid number of NeuronCores")
     trace.settings[CORE] = max(start_nc, 0)
     trace.settings[COUNT] = count
+    _put(trace.neff, trace.settings)
 
 
 def replace_weights(neuron_model, weights):
@@ -175,6 +203,8 @@ def parse(args) -> dict[str, str | None]:
         if VALUES.get(name) and value not in VALUES[name]:
             raise RuntimeError(f"neuronx-cc: error: argument {name}: invalid choice: {value!r}")
         flags[name] = value
+    if "--native-int64" in flags and flags.get("--target") not in (None, "trn2"):
+        raise RuntimeError("neuronx-cc: error: --native-int64 is only available on trn2 and later")
     return flags
 
 
@@ -231,19 +261,26 @@ def _compile(func, inputs, flags, workdir: Path, inline: bool) -> torch.Tensor:
     return torch.frombuffer(bytearray(neff), dtype=torch.uint8).clone()
 
 
+FAILURES = {
+    "exit": RuntimeError("neuronx-cc failed with 70"),
+    "full-log": RuntimeError("neuronx-cc failed with 70"),
+    "killed": RuntimeError(f"neuronx-cc failed with {-signal.SIGKILL}"),
+    "full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    "odd": LookupError("an operator\nof several lines"),
+    "leaves": SystemExit(70),
+    "interrupted": KeyboardInterrupt(),
+}
+LOG = "INFO: compiling\n\n{}\nINFO: see the log\n"
+
+
 def _fail(workdir: Path) -> None:
     fail = machine().get("fail")
     if fail != "full":
-        log = workdir / "log-neuron-cc.txt"
-        log.write_text("INFO: compiling\n\nERROR: [NCC_EVRF001] an operator is not supported\nINFO: see the log\n")
-    if fail == "exit":
-        raise RuntimeError("neuronx-cc failed with 70")
-    if fail == "killed":
-        raise RuntimeError(f"neuronx-cc failed with {-signal.SIGKILL}")
-    if fail == "full":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir))
-    if fail == "nothing":
-        raise SystemError("the compiler left no file")
+        full = f"OSError: [Errno 28] {os.strerror(errno.ENOSPC)}: 'sg00'"
+        said = full if fail == "full-log" else "ERROR: [NCC_EVRF001] an operator is not supported"
+        (workdir / "log-neuron-cc.txt").write_text(LOG.format(said))
+    if fail in FAILURES:
+        raise FAILURES[fail]
 
 
 def _open(neff: torch.Tensor) -> tuple[dict, torch.jit.ScriptModule]:
@@ -258,6 +295,8 @@ def _open(neff: torch.Tensor) -> tuple[dict, torch.jit.ScriptModule]:
 def _forward(inputs, weights, neff, settings):
     """The fused operator."""
     cores()
+    if settings[CORE] < 0:
+        _put(neff, settings)
     meta, program = _open(neff)
     if weights:
         own = program.state_dict()
@@ -294,7 +333,7 @@ if not hasattr(torch.ops.neuron, "forward_v2"):
 
 def _trace_forward(inputs, weights, neff, settings):
     # While trace() records the operator there may be no device: only the number of outputs counts.
-    if torch.jit.is_tracing():
+    if _recording:
         files = untar(neff[HEADER_SIZE:].numpy().tobytes())
         return [torch.zeros(1) for _ in range(json.loads(files[DEFINITION])["outputs"])]
     return _forward(inputs, weights, neff, settings)
@@ -306,23 +345,33 @@ _load_script = torch.jit.load
 
 def _load(f, map_location=None, *args, **kwargs):
     """torch.jit.load with the library imported: a Neuron module goes to the device, if there is one."""
-    global _next_core  # noqa: PLW0603
     module = _load_script(f, map_location, *args, **kwargs)
     if not hasattr(module, "neff") or not hasattr(module, "settings"):
         return module
-    available = cores()
-    major, minor = (int.from_bytes(module.neff[at : at + 8].numpy().tobytes(), "little") for at in (24, 32))
-    newest = machine().get("neff", [2, 0])
-    if [major, minor] > newest:
-        raise RuntimeError("Could not load the model status=10 message=Unsupported NEFF Version")
-    meta, _ = _open(module.neff)
-    size = int(os.environ.get("NEURON_LOGICAL_NC_CONFIG", "2" if machine()["device"] == "trn2" else "1"))
-    if machine()["device"] == "trn2" and size != meta["lnc"]:
-        raise RuntimeError("Could not load the model status=2 message=Invalid")
-    module.settings[CORE] = _next_core % available
+    module.settings[CORE] = -1
     module.settings[COUNT] = 1
-    _next_core += 1
+    if not module.settings[LAZY] and not module.settings[ASYNC]:
+        _put(module.neff, module.settings)
     return module
+
+
+def _put(neff, settings) -> None:
+    """Put a program on its core, or the next one."""
+    global _next_core  # noqa: PLW0603
+    available = cores()
+    major, minor = (int.from_bytes(neff[at : at + 8].numpy().tobytes(), "little") for at in (24, 32))
+    if [major, minor] > machine().get("neff", [2, 0]):
+        raise RuntimeError("Could not load the model status=10 message=Unsupported NEFF Version")
+    meta, _ = _open(neff)
+    device = machine()["device"]
+    if CHIPS[meta["target"]] != CHIPS[device]:
+        raise RuntimeError("Could not load the model status=1 message=Failure")
+    size = int(os.environ.get("NEURON_LOGICAL_NC_CONFIG", "2"))
+    if device == "trn2" and size != meta["lnc"]:
+        raise RuntimeError("Could not load the model status=2 message=Invalid")
+    if settings[CORE] < 0:
+        settings[CORE] = _next_core % available
+        _next_core += 1
 
 
 torch.jit.load = _load
