@@ -15,6 +15,7 @@ from torch import Tensor
 from neuronbert.artifact import Artifact
 from neuronbert.backends import registry
 from neuronbert.backends.base import ANYWHERE
+from neuronbert.backends.torchscript import reason
 from neuronbert.errors import (
     ArtifactCorruptError,
     BatchTooLargeError,
@@ -114,15 +115,15 @@ class Session:
             expected = tuple((dims[0], *sizes[1:]) for sizes in expected)
         full = dims == compiled
         given = tensors if full else pad(tensors, self._inputs, compiled)
-        with torch.no_grad():
-            outputs = self._programs[shape](*given)
+        try:
+            with torch.no_grad():
+                outputs = self._programs[shape](*given)
+        except RuntimeError as error:  # a device's own are worded by its backend
+            raise ArtifactCorruptError(self._file(shape), f"can't be run ({reason(error)})") from error
         if tuple([getattr(output, "shape", None) for output in outputs]) != expected:
             found = ", ".join(_described(output) for output in outputs)
             wanted = ", ".join(str(list(sizes)) for sizes in expected)
-            name = next(program.file for program in self.manifest.programs if program.shape == shape)
-            raise ArtifactCorruptError(
-                self.artifact.path / name, f"gives outputs of shape {found} in place of {wanted}"
-            )
+            raise ArtifactCorruptError(self._file(shape), f"gives outputs of shape {found} in place of {wanted}")
         return dict(zip(self._names, outputs if full else unpad(outputs, self._outputs, dims), strict=True))
 
     def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -143,6 +144,9 @@ class Session:
             self.replaced = True  # some of them, perhaps
             raise
         self.replaced = True
+
+    def _file(self, shape: StaticShape) -> Path:
+        return self.artifact.path / next(item.file for item in self.manifest.programs if item.shape == shape)
 
     def _check(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[int, ...]]:
         tensors: list[Tensor] = []

@@ -60,6 +60,65 @@ class Prints(nn.Module):
         return (ids.float(),)
 
 
+@torch.jit.interface
+class Hidden(nn.Module):
+    def forward(self, ids: Tensor) -> Tensor:
+        pass
+
+
+class WritesWhenCalled(nn.Module):
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self.target = target
+
+    def forward(self, ids: Tensor) -> Tensor:
+        torch.save(ids, self.target)
+        return ids
+
+
+class CallsHidden(nn.Module):
+    """What is called through an interface isn't in the inlined graph."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self.inner = WritesWhenCalled(target)
+
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor]:
+        return (self.inner.forward(ids).float(),)
+
+
+CallsHidden.__annotations__["inner"] = Hidden  # TorchScript takes no annotation that is a string
+
+
+class Draws(nn.Module):
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor]:
+        torch.manual_seed(1)
+        return (ids.float(),)
+
+
+class Loops(nn.Module):
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor]:
+        while int(ids.sum()) < 10**9:
+            ids = ids + 0
+        return (ids.float(),)
+
+
+class Raises(nn.Module):
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor]:
+        return (ids.float().view(7, 7, 7),)
+
+
+def replant(artifact: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+    """Change a member of the artifact's program, and seal it."""
+    path = artifact / "model.neuron"
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, change(content) if member.endswith(name) else content)
+    seal(artifact, Artifact.open(artifact, verify=False).manifest)
+
+
 @pytest.fixture
 def artifact(exported: Callable[..., Path], copied: Callable[[Path], Path]) -> Path:
     return copied(exported("fill-mask"))
@@ -74,11 +133,36 @@ def test_code_that_runs_while_a_program_is_loaded_never_runs(artifact: Path, tmp
     assert not target.exists()
 
 
-@pytest.mark.parametrize("module", [Writes("/tmp/never"), Prints()], ids=["writes", "prints"])
+@pytest.mark.parametrize(
+    "module",
+    [Writes("/tmp/never"), Prints(), CallsHidden("/tmp/never"), Draws(), Loops()],
+    ids=["writes", "prints", "calls what is not shown", "draws", "loops"],
+)
 def test_a_program_that_acts_outside_itself_is_refused(artifact: Path, module: nn.Module) -> None:
     plant(artifact, module)
     with pytest.raises(ArtifactCorruptError, match="which no encoder needs"):
         NeuronAutoModel.from_pretrained(artifact)
+
+
+def test_a_native_class_that_only_the_pickle_names_is_never_built(artifact: Path) -> None:
+    built = b"c__torch__.torch.classes.quantized\nLinearPackedParamsBase\n)\x81Nb0"
+    replant(artifact, "/data.pkl", lambda content: content[:2] + built + content[2:])
+    with pytest.raises(ArtifactCorruptError, match=r"names __torch__\.torch\.classes\.quantized"):
+        NeuronAutoModel.from_pretrained(artifact)
+
+
+def test_brackets_without_end_do_not_end_the_process(artifact: Path) -> None:
+    deep = b"(" * 100_000 + b")" * 100_000
+    replant(artifact, ".py", lambda code: code + b"\n# " + deep)
+    with pytest.raises(ArtifactCorruptError, match="can't be read"):
+        NeuronAutoModel.from_pretrained(artifact)
+
+
+def test_a_program_that_fails_when_it_runs_is_one_clear_error(artifact: Path) -> None:
+    plant(artifact, Raises())
+    model = NeuronAutoModel.from_pretrained(artifact)
+    with pytest.raises(ArtifactCorruptError, match="can't be run"):
+        model(input_ids=torch.ones(2, 32, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a program at all" * 100])
