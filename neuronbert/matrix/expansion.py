@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from neuronbert.errors import InvalidShapeError, MatrixError, MissingFileError
 from neuronbert.matrix import document
-from neuronbert.matrix.schema import AUTO, Axes, Cell, Definition, ModelEntry
+from neuronbert.matrix.schema import AUTO, Axes, Cell, Definition, ModelEntry, Options
 
 if TYPE_CHECKING:
     import os
@@ -134,6 +134,7 @@ def _product(definition: Definition, entry: ModelEntry, selection: Selection | N
 
     axes = {axis: values(axis, f"{axis}s") for axis in ("task", "shape", "target", "auto_cast")}
     choices = entry.num_choices or definition.num_choices
+    options = {**(definition.options or {}), **(entry.options or {})}
     for chosen in product(*axes.values()):
         named = dict(zip(axes, chosen, strict=True))
         yield Cell(
@@ -143,6 +144,7 @@ def _product(definition: Definition, entry: ModelEntry, selection: Selection | N
             revision=entry.revision,
             allow_random_weights=entry.allow_random_weights,
             num_choices=choices if named["task"] in (AUTO, "multiple-choice") else None,
+            options=options.get(named["target"], Options()),
             **named,
         )
 

@@ -38,6 +38,8 @@ class Probe(_Data):
 
     compiler: str = ""
     runtime: str = ""
+    problem: str = ""
+    """Why it couldn't be told."""
 
 
 class Outcome(_Data):

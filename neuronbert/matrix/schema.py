@@ -14,7 +14,7 @@ from neuronbert.architectures import ARCHITECTURES, TASKS
 from neuronbert.backends.registry import TARGETS
 from neuronbert.errors import InvalidShapeError
 from neuronbert.shapes import StaticShape
-from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS, AutoCast, AutoCastType
+from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS, AutoCast, AutoCastType, LogicalCores, OptLevel
 
 AUTO: Final = "auto"
 _SHAPE: Final = re.compile(r"[0-9]{1,8}x[0-9]{1,8}")
@@ -84,6 +84,10 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value  # YAML reads "optlevel: 2" as a number
+
+
 def _check_once(values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if values.count(value) > 1:
@@ -105,6 +109,16 @@ class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
+class Options(_Data):
+    """What the export for one target takes besides, as ExportSpec has it; left out, its own default."""
+
+    dynamic_batch: bool | None = None
+    optlevel: Annotated[OptLevel, BeforeValidator(_as_text)] | None = None
+    lnc: LogicalCores | None = None
+    compiler_args: Annotated[tuple[str, ...], BeforeValidator(_tupled)] | None = None
+    inline_weights: bool | None = None
+
+
 class Axes(_Data):
     """What is combined with what; a single value needs no list."""
 
@@ -114,6 +128,8 @@ class Axes(_Data):
     auto_casts: Annotated[tuple[Cast, ...], *_Some] | None = None
     num_choices: Choices | None = None
     """Choices to a question in every shape of multiple-choice."""
+    options: dict[Target, Options] | None = None
+    """Options of the export, by target."""
 
 
 class ModelEntry(Axes):
@@ -196,6 +212,7 @@ class Cell(_Data):
     num_choices: int | None = None
     target: str
     auto_cast: str
+    options: Options = Options()
 
     @property
     def id(self) -> str:

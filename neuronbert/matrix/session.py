@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from neuronbert.backends import registry
-from neuronbert.errors import BackendUnavailableError
 from neuronbert.matrix import memory, pool
 from neuronbert.matrix.messages import ANSWER, JOB, Job, Outcome, Probe
 from neuronbert.matrix.process import Process
@@ -51,15 +50,14 @@ class Session:
         works: list[pool.Work] = []
         for cell in self._cells:
             probe = probes[cell.target]
-            source = sources.find(cell) if not probe.compiler else None
-            if source is None:
-                self.take(_unmade(cell, "skipped", probe.compiler))
-            elif source.problem:
-                self.take(_unmade(cell, "failed", source.problem))
-            else:
-                work = _CellWork(self, cell, source, key(cell, source.digest, here))
-                if not work.settle(probe):
-                    works.append(work)
+            source = None if probe.problem or probe.compiler else sources.find(cell)
+            problem = probe.problem or (source.problem if source else "")
+            if source is None or problem:
+                self.take(_unmade(cell, problem, probe.compiler))
+                continue
+            work = _CellWork(self, cell, source, key(cell, source.digest, here))
+            if not work.settle(probe):
+                works.append(work)
         pool.run(works, self.limits)
         return tuple(self._results[cell.id] for cell in self._cells)
 
@@ -84,13 +82,8 @@ class Session:
         probes: dict[str, Probe] = {}
         works: list[pool.Work] = []
         for target in dict.fromkeys(cell.target for cell in self._cells):
-            try:
-                _, backend = registry.resolve_target(target)
-            except BackendUnavailableError as error:
-                probes[target] = Probe(compiler=error.reason, runtime=error.reason)
-                continue
-            if backend == "cpu":
-                probes[target] = Probe()
+            if registry.resolve_target(target)[1] == "cpu":
+                probes[target] = Probe()  # it is always there
             else:
                 works.append(_ProbeWork(self, target, probes))
         if works:
@@ -99,8 +92,9 @@ class Session:
         return probes
 
 
-def _unmade(cell: Cell, status: str, reason: str) -> Result:
-    outcome = Outcome.model_validate({"status": status, "stage": "checkpoint", "reason": reason})
+def _unmade(cell: Cell, problem: str, reason: str) -> Result:
+    """The result of a cell that isn't tried: failed if there is a problem, else skipped."""
+    outcome = Outcome(status="failed" if problem else "skipped", stage="checkpoint", reason=problem or reason)
     return Result(cell=cell, outcome=outcome, finished=_now())
 
 
@@ -183,8 +177,8 @@ class _ProbeWork:
         try:
             self._probes[self._target] = Probe.model_validate_json((self._scratch / ANSWER).read_bytes())
         except (OSError, ValueError):
-            reason = f"asking whether it can be used failed: {ended.problem(process.log())}"
-            self._probes[self._target] = Probe(compiler=reason, runtime=reason)
+            problem = f"whether {self._target} can be used couldn't be told: {ended.problem(process.log())}"
+            self._probes[self._target] = Probe(problem=problem)
 
 
 def _start(session: Session, job: Job) -> tuple[Process, Path]:

@@ -77,6 +77,7 @@ def _export(cell: Cell, checkpoint: Path, output: Path) -> Artifact:
         auto_cast=auto_cast,
         auto_cast_type=auto_cast_type,
         allow_random_weights=cell.allow_random_weights,
+        **cell.options.model_dump(exclude_none=True),
     )
     return export(spec, output)
 
