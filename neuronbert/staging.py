@@ -199,7 +199,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         StorageError: the disk is full, or may not be written.
     """
-    handle = None
+    name = None
     try:
         handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -210,3 +210,6 @@ def write_whole(path: Path, text: str) -> None:
         Path(name).replace(path)
     except OSError as error:
         raise _storage_error(path, error) from error
+    finally:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)

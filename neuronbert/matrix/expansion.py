@@ -69,7 +69,7 @@ def _problems(error: ValidationError) -> list[str]:
     problems = []
     for item in error.errors():
         where, said = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
-        problems.append(f"{where}: {said[:1].lower()}{said[1:]}" if where else said)
+        problems.append((f"{where}: " if where else "") + said[:1].lower() + said[1:])
     return problems
 
 

@@ -127,7 +127,7 @@ def _add_cells(body: Xml.Element, report: MatrixReport) -> None:
             result.cell.auto_cast,
             f"{_SIGNS[result.status]} {result.status}" + (", kept" if result.kept else ""),
             nearest(result),
-            f"{result.seconds:.1f}" if result.peak_bytes else "",
+            f"{result.seconds:.1f}" if result.seconds else "",
             result.peak_bytes >> 20 or "",
         ]
         for result in report.results

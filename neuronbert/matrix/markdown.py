@@ -61,7 +61,7 @@ def _row(result: Result) -> str:
     cell = result.cell
     words = (cell.model, result.task, cell.shape, cell.target, cell.auto_cast)
     status = f"{_SIGNS[result.status]} {result.status}" + (", kept" if result.kept else "")
-    ran = [f"{result.seconds:.1f}", str(result.peak_bytes >> 20)] if result.peak_bytes else ["", ""]
+    ran = [f"{result.seconds:.1f}" if result.seconds else "", str(result.peak_bytes >> 20 or "")]
     return "| " + " | ".join([*map(_text, words), status, _text(nearest(result)), *ran]) + " |"
 
 

@@ -36,15 +36,24 @@ _BERT: Final = {
 _VOCABULARY: Final = ("fill-mask", "pre-training", "text-generation", "auto")
 
 
+def held() -> int:
+    """The most bytes that this process has held at once."""
+    return _read_kib("/proc/self/status", "VmHWM")
+
+
 def available() -> int:
     """The bytes that new processes can take on this machine, or in this container."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
+    free = _read_kib("/proc/meminfo", "MemAvailable")
     try:
         limit, used = ((_CGROUP / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
         return min(free, int(limit) - int(used))
     except (OSError, ValueError):  # no cgroup, or "max": no limit of its own
         return free
+
+
+def _read_kib(file: str, name: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path(file).read_text(encoding="utf-8").splitlines())
+    return int(lines[name].split()[0]) * 1024
 
 
 def weights_of(config: Mapping[str, Any]) -> int:

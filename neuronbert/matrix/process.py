@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from neuronbert.matrix import memory
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,7 +32,8 @@ class Ended:
     Attributes:
         code: Its exit code; of one that was killed, the signal's number, negative.
         seconds: How long it ran.
-        peak_bytes: The most memory that it, or any one process that it started and waited for, held.
+        peak_bytes: The most memory that it, or any one process that it started and waited for, held; 0 if that was
+            less than the parent had held, which Linux counts in, so that it can't be told.
         late: Whether it was killed because its time was up.
     """
 
@@ -46,13 +49,14 @@ class Ended:
         if self.code == -signal.SIGKILL:
             return "its process was killed (SIGKILL), as is done where memory runs out: see --max-memory and --jobs"
         if self.code < 0:
-            return f"its process was ended by {signal.Signals(-self.code).name}{_last(log)}"
+            names = {item.value: item.name for item in signal.Signals}
+            return f"its process was ended by {names.get(-self.code, f'signal {-self.code}')}{_last(log)}"
         return f"its process ended with exit code {self.code}{_last(log)}"
 
 
 def _last(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return f": {lines[-1][:500]}" if lines else ""
+    return ": " + "".join(char if char.isprintable() else " " for char in lines[-1][:500]) if lines else ""
 
 
 class Process:
@@ -69,6 +73,7 @@ class Process:
         """
         self._folder = folder
         self._late = False
+        self._parent_held = memory.held()
         path = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if part)
         places = {"PYTHONPATH": path, "TMPDIR": str(folder)}
         with (folder / LOG).open("wb") as log:
@@ -98,7 +103,8 @@ class Process:
         if self._process.stdin:
             self._process.stdin.close()
         seconds = time.monotonic() - self._started
-        return Ended(self._process.returncode, seconds, usage.ru_maxrss * 1024, self._late)
+        peak = usage.ru_maxrss * 1024
+        return Ended(self._process.returncode, seconds, peak if peak > self._parent_held else 0, self._late)
 
     def log(self) -> str:
         """The end of what it printed."""

@@ -32,7 +32,7 @@ class Result(_Data):
     """Digest of everything that decided it; empty if that couldn't be told."""
     seconds: Annotated[float, Field(ge=0)] = 0.0
     peak_bytes: Annotated[int, Field(ge=0)] = 0
-    """The most memory that its process, or the largest of that one's own, held at once."""
+    """The most memory that its process, or the largest of that one's own, held at once; 0 if it isn't known."""
     finished: str = ""
     kept: bool = False
     """Whether it was found by an earlier run."""

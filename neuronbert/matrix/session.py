@@ -142,7 +142,8 @@ class _CellWork:
             outcome = Outcome.model_validate_json((self._scratch / ANSWER).read_bytes())
         except (OSError, ValueError):
             outcome = Outcome(status="failed", stage="process", reason=ended.problem(log))
-        self._session.ledger.learn(self._cell, self._estimate, ended.peak_bytes)
+        if ended.peak_bytes:
+            self._session.ledger.learn(self._cell, self._estimate, ended.peak_bytes)
         result = Result(
             cell=self._cell,
             outcome=outcome,

@@ -96,10 +96,7 @@ def test_what_make_runs_is_what_the_workflow_uploads() -> None:
     for workflow in WORKFLOWS:
         body = yaml.safe_load(workflow.read_text(encoding="utf-8"))
         (upload,) = [
-            step
-            for job in body["jobs"].values()
-            for step in job["steps"]
-            if "upload-artifact" in step.get("uses", "")
+            step for job in body["jobs"].values() for step in job["steps"] if "upload-artifact" in step.get("uses", "")
         ]
         assert upload["with"]["path"] == "out/ci", "out/ and the name of the file"
         assert upload["if"] == "always()"
