@@ -25,6 +25,7 @@ from tests.unit.matrix_builders import make_cell
 CHILD = """
     import os, signal, subprocess, sys, time
     action, *more = sys.argv[1:]
+    sleeper = "import time; time.sleep(40); print('survived', flush=True)"
     if action == "hold":
         block = b"x" * int(more[0])
     elif action == "kill":
@@ -33,11 +34,11 @@ CHILD = """
         print("first\\nthe reason")
         sys.exit(7)
     elif action == "parent":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        child = subprocess.Popen([sys.executable, "-c", sleeper])
         print(child.pid, flush=True)
-        time.sleep(600)
+        time.sleep(50)
     elif action == "leave":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        child = subprocess.Popen([sys.executable, "-c", sleeper])
         print(child.pid, flush=True)
     elif action == "say":
         print(os.environ["OMP_NUM_THREADS"], os.environ["TMPDIR"], os.getsid(0) == os.getpid())
@@ -57,6 +58,15 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"  # what nobody waits for is a zombie where there is no init
+
+
+def wait_for_end(pid: int) -> None:
+    for _ in range(1200):
+        if not is_alive(pid):
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("it outlived what had to end it")
 
 
 def pid_in(process: Process) -> int:
@@ -111,17 +121,15 @@ def test_a_process_whose_time_is_up_is_ended_with_its_children(start) -> None:
     ended = process.wait(timeout=1.5)
     assert ended.late
     assert "(--timeout)" in ended.problem("")
-    child = int(process.log())
-    while is_alive(child):
-        time.sleep(0.01)
+    wait_for_end(int(process.log()))
+    assert "survived" not in process.log()
 
 
 def test_what_a_process_leaves_behind_is_ended(start) -> None:
     process = start("leave")
     assert process.wait().code == 0
-    child = pid_in(process)
-    while is_alive(child):
-        time.sleep(0.01)
+    wait_for_end(pid_in(process))
+    assert "survived" not in process.log()
 
 
 def test_a_process_that_has_ended_is_not_ended_again(start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +191,7 @@ def test_no_more_than_the_bounds_unless_alone(needs: list[int], jobs: int, bound
 
 def test_when_it_is_interrupted_what_runs_is_ended(start) -> None:
     children: list[int] = []
+    processes: list[Process] = []
 
     class Interrupting(Piece):
         def finish(self, process: object, ended: Ended) -> None:
@@ -191,7 +200,9 @@ def test_when_it_is_interrupted_what_runs_is_ended(start) -> None:
     class Parent(Piece):
         def start(self) -> object:
             process = super().start()
-            children.append(pid_in(process))  # type: ignore[arg-type]
+            assert isinstance(process, Process)
+            processes.append(process)
+            children.append(pid_in(process))
             return process
 
     recorder = Recorder()
@@ -202,8 +213,8 @@ def test_when_it_is_interrupted_what_runs_is_ended(start) -> None:
     ]
     with pytest.raises(KeyboardInterrupt):
         pool.run(works, Limits(2, 10))
-    while is_alive(children[0]):
-        time.sleep(0.01)
+    wait_for_end(children[0])
+    assert "survived" not in processes[0].log()
 
 
 def test_a_worker_does_not_outlive_its_parent(tmp_path: Path) -> None:
@@ -221,9 +232,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     (tmp_path / "job.json").write_text('{"target": "cpu"}')
     os.mkfifo(tmp_path / "answer.json")  # nobody reads it: without its watch, the worker would wait here for ever
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    worker = int(done.stdout)
-    while is_alive(worker):
-        time.sleep(0.05)
+    wait_for_end(int(done.stdout))
 
 
 def test_the_estimate_grows_with_weights_rows_and_programs_and_is_corrected_by_what_was_measured() -> None:
