@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from neuronbert import modeling
 from neuronbert.architectures import find_architecture, find_head
 from neuronbert.backends import registry
-from neuronbert.checkpoint import Checkpoint
+from neuronbert.checkpoint import Checkpoint, canonical_task
 from neuronbert.errors import BackendUnavailableError, NeuronBertError, RandomModelError, first_line
 from neuronbert.exporter import export
 from neuronbert.matrix.messages import ANSWER, JOB, Job, Outcome, Probe, Stage, Status
@@ -67,7 +66,7 @@ def run(cell: Cell, checkpoint: str | None, folder: Path) -> Outcome:
 
 
 def _export(cell: Cell, checkpoint: Path, output: Path) -> Artifact:
-    task = modeling.canonical_task(cell.task, Checkpoint.open(checkpoint))
+    task = canonical_task(cell.task, Checkpoint.open(checkpoint))
     auto_cast, auto_cast_type = cell.casts()
     spec = ExportSpec(
         model=str(checkpoint),
@@ -79,7 +78,7 @@ def _export(cell: Cell, checkpoint: Path, output: Path) -> Artifact:
         allow_random_weights=cell.allow_random_weights,
         **cell.options.model_dump(exclude_none=True),
     )
-    return export(spec, output)
+    return export(spec, output, cache=False)  # whether it compiles is what is asked
 
 
 def _judge(report: ValidationReport) -> Outcome:

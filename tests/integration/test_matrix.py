@@ -20,9 +20,8 @@ import pytest
 import yaml
 
 from neuronbert import matrix
-from neuronbert.errors import BackendUnavailableError, NothingRanError, ValidationFailedError
+from neuronbert.errors import NothingRanError, ValidationFailedError
 from neuronbert.matrix import worker
-from neuronbert.matrix.messages import Outcome
 from neuronbert.matrix.schema import Cell
 from neuronbert.report import from_json
 
@@ -238,19 +237,6 @@ def test_a_target_whose_backend_cannot_even_be_asked_has_failed(
     report = matrix.run(write(tmp_path / "matrix.yaml", models=[model]), tmp_path / "out")
     (failure,) = report.failures
     assert "whether inf2 can be used couldn't be told: its process was ended by SIGABRT" in failure
-
-
-def test_what_is_compiled_and_cannot_run_here_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As on a host with the Neuron compiler and without a device.
-    def refuse(backend: str, target: str) -> None:
-        raise BackendUnavailableError(target, "this machine has no Neuron device")
-
-    monkeypatch.setattr("neuronbert.backends.registry.runtime", refuse)
-    cell = Cell(model="a", config=CONFIG, task="fill-mask", shape="1x16", target="cpu", auto_cast="none")
-    outcome = worker.run(cell, None, tmp_path)
-    assert outcome == Outcome(status="compiled", stage="validate", reason="this machine has no Neuron device")
-    monkeypatch.setattr("neuronbert.backends.registry.compiler", refuse)
-    assert worker.run(cell, None, tmp_path / "other").status == "skipped"
 
 
 def test_a_config_makes_the_same_checkpoint_each_time(tmp_path: Path) -> None:
