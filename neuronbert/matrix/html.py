@@ -40,7 +40,8 @@ h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .7
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; font-weight: 400; }
-tbody th { min-width: 8rem; } thead th { color: var(--dim); font-weight: 600; white-space: nowrap; } tbody td { white-space: nowrap; }
+tbody th { min-width: 8rem; } tbody td { white-space: nowrap; }
+thead th { color: var(--dim); font-weight: 600; white-space: nowrap; }
 td.status { font-weight: 600; }
 .failures dt { font-weight: 600; margin-top: .75rem; } .failures dd { margin: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; margin: .5rem 0; list-style: none; }

@@ -25,6 +25,8 @@ def test_with_a_device_it_is_compiled_run_and_compared(host, tmp_path: Path, mon
         return compile_(self, head, examples, spec, folder)
 
     monkeypatch.setattr(NeuronxCompiler, "compile", noted)
+    monkeypatch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("NEURONBERT_CACHE_LIMIT", "1G")
     host("inf2")
     assert worker.probe("inf2") == Probe()
     options = Options(optlevel="3", compiler_args=("--enable-saturate-infinity",))
