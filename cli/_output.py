@@ -10,9 +10,14 @@ from typing import Any
 _STDOUT, _STDERR = 1, 2
 
 
+def _printable(text: str) -> str:
+    # What an artifact or a checkpoint says of itself may hold codes that a terminal would obey.
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
 def data(text: str) -> None:
-    """Print data on stdout. What an artifact says of itself may hold codes that a terminal would obey."""
-    sys.stdout.write("".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text) + "\n")
+    """Print data on stdout."""
+    sys.stdout.write(_printable(text) + "\n")
 
 
 def as_json(value: Any) -> None:
@@ -64,3 +69,17 @@ def _stdout_kept() -> Iterator[None]:
     finally:
         os.dup2(held, _STDOUT)
         os.close(held)
+
+
+@contextmanager
+def steps() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
+    """As `progress`, for a command of many steps: the second is told of each that is done, which stays to be read."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None, lambda text: note(_printable(text))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        yield lambda text: status.update(Text(text)), lambda text: console.print(Text(_printable(text)))

@@ -5,8 +5,8 @@
     │   ├── UnknownTaskError, TaskNotInferableError, UnsupportedModelError, UnsupportedHeadError,
     │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, MissingOptionError,
     │   │   SequenceExceedsPositionsError
-    │   ├── OutputExistsError, RecipeError, DataFileError, WrongHeadError, NotValidatedError, FixedWeightsError,
-    │   │   ReplacedWeightsError, NoEntryError
+    │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
+    │   │   NotValidatedError, FixedWeightsError, ReplacedWeightsError, NoEntryError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
@@ -17,7 +17,7 @@
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
-    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError
+    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, ValidationFailedError
@@ -150,6 +150,20 @@ class RecipeError(UsageError):
 
     def __init__(self, path: object, problems: Sequence[str]) -> None:
         super().__init__(f"The recipe {path} can't be used: {'; '.join(problems)}.")
+
+
+class MatrixError(UsageError):
+    """A matrix file that can't be used."""
+
+    def __init__(self, path: object, problems: Sequence[str]) -> None:
+        super().__init__(f"The matrix {path} can't be used: {'; '.join(problems)}.")
+
+
+class RandomModelError(UsageError):
+    """A config that no model can be made from."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The config of {name!r} makes no model: {reason}.")
 
 
 class DataFileError(UsageError):
@@ -452,6 +466,7 @@ class BackendUnavailableError(UnavailableError):
 
     def __init__(self, target: str, reason: str) -> None:
         super().__init__(f"Target {target} can't be used here: {reason}. Use --target cpu to run on this machine.")
+        self.reason = reason
 
 
 class DeviceError(UnavailableError):
@@ -517,6 +532,15 @@ class ReferenceNotFoundError(UnavailableError):
         super().__init__(
             f"The checkpoint {model!r} that this artifact was exported from can't be found here. "
             "Say where it is with --model."
+        )
+
+
+class NothingRanError(UnavailableError):
+    """A matrix of which no cell could run."""
+
+    def __init__(self, path: object, reasons: Sequence[str]) -> None:
+        super().__init__(
+            f"Nothing of {path} could run here: {'; '.join(reasons)}. Add cpu to its targets to run it on this machine."
         )
 
 

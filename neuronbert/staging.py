@@ -191,3 +191,25 @@ def link_or_copy(source: Path, destination: Path) -> None:
         os.link(source, destination)
     except OSError:
         shutil.copy2(source, destination, follow_symlinks=False)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, so that a reader sees the old one or the new one and nothing in between.
+
+    Raises:
+        StorageError: the disk is full, or may not be written.
+    """
+    name = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    finally:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)

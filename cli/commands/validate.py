@@ -1,21 +1,25 @@
 """neuronbert validate."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuronbert.errors import InvalidOptionError, StorageError
+from neuronbert.errors import InvalidOptionError, MissingOptionError, StorageError
 
-from .. import _output
-from .._options import FolderArgument, Json, Token
+from .. import _matrix, _output
+from .._options import Json, Token, size
 
 if TYPE_CHECKING:
     from neuronbert import ValidationReport
 
+_PANEL = "Options of --matrix"
+
 
 def validate(
-    artifact: FolderArgument,
+    artifact: Annotated[
+        Path | None, typer.Argument(help="An artifact's folder; left out with --matrix.", metavar="ARTIFACT")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Where its checkpoint is now, if it was moved.")] = None,
     data: Annotated[
         Path | None,
@@ -25,21 +29,101 @@ def validate(
         Path | None,
         typer.Option(help="Write the report to this .json file, and as JUnit XML beside it (.xml)."),
     ] = None,
-    record: Annotated[bool, typer.Option(help="Write the verdict and the model card into the artifact.")] = True,
+    record: Annotated[
+        bool | None,
+        typer.Option(help="Write the verdict and the model card into the artifact.", show_default="record"),
+    ] = None,
+    matrix: Annotated[
+        Path | None,
+        typer.Option(help="Export and validate every cell of this YAML file instead of one artifact.", metavar="FILE"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where results and reports go.", show_default="out/NAME of the file", rich_help_panel=_PANEL),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only cells with this id, or pattern of ids.", rich_help_panel=_PANEL)
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fail if this target (or all) can't be compiled for here; TARGET:run, if it can't be run here.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Repeat what passed in an earlier run.", rich_help_panel=_PANEL)
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(help="Cells at once.", show_default="one a core", rich_help_panel=_PANEL)
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="What they may take together, as in 8G.", show_default="most of what is free", rich_help_panel=_PANEL
+        ),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that a cell may take.", rich_help_panel=_PANEL)] = None,
     token: Token = None,
     json_: Json = False,
 ) -> None:
     """Compare an artifact's programs with the CPU reference; exit 1 if they differ.
 
     Example: neuronbert validate out/ --report report.json
+
+    With --matrix: export and validate every model, task, shape, target and auto-cast of a YAML file.
+
+    Example: neuronbert validate --matrix configs/ci.yaml --require cpu
     """
+    of_artifact = {"ARTIFACT": artifact, "--model": model, "--data": data, "--report": report, "--record": record}
+    of_matrix = {
+        "--output": output,
+        "--only": only,
+        "--require": require,
+        "--fresh": fresh or None,
+        "--jobs": jobs,
+        "--max-memory": max_memory,
+        "--timeout": timeout,
+    }
+    if matrix is not None:
+        _refuse(of_artifact, "without --matrix, or left out")
+        _matrix.run(
+            matrix,
+            output,
+            {
+                "only": tuple(only or ()),
+                "require": tuple(require or ()),
+                "fresh": fresh,
+                "jobs": jobs,
+                "max_memory": None if max_memory is None else size("--max-memory", max_memory),
+                "timeout": timeout,
+                "token": token,
+            },
+            as_json=json_,
+        )
+        return
+    _refuse(of_matrix, "used with --matrix")
+    if artifact is None:
+        raise MissingOptionError(
+            "ARTIFACT", "neuronbert validate out/, or neuronbert validate --matrix configs/ci.yaml"
+        )
+    _validate(artifact, report, json_, {"model": model, "data": data, "token": token, "record": record is not False})
+
+
+def _refuse(options: dict[str, Any], expected: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InvalidOptionError(name, str(value), expected)
+
+
+def _validate(artifact: Path, report: Path | None, as_json: bool, options: dict[str, Any]) -> None:
     if report is not None and (not report.name or report.resolve().is_relative_to(artifact.resolve())):
         raise InvalidOptionError("--report", str(report), "a file outside the artifact")
     with _output.progress() as progress:
         from neuronbert import validate as run
 
-        found = run(artifact, model=model, data=data, token=token, record=record, progress=progress)
-    if json_:
+        found = run(artifact, progress=progress, **options)
+    if as_json:
         from neuronbert.report import to_json
 
         _output.data(to_json(found).rstrip())
