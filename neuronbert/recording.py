@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _WIDE: Final = (torch.int64, torch.uint64)
 """The types whose constants the compiler narrows, so that their values matter; indices are of them too."""
 _RESULT_SHAPE: Final = torch.Tag.dynamic_output_shape
+_CALCULATED: Final = ("number", "Optional[number]", "Tensor", "Optional[Tensor]")
+"""The types of arguments that are calculated with; a plain number may stand for a tensor."""
 _MASKS: Final = (torch.bool, torch.uint8)
 
 
@@ -116,7 +118,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __in
         expected = func._schema.arguments
         defaults = {item.name: item.default_value for item in expected if item.has_default_value()}
         attributes = {**defaults, **{item.name: value for item, value in zip(expected, args, strict=False)}, **given}
-        numbers = [attributes.get(item.name) for item in expected if "number" in str(item.type)]
+        numbers = [attributes.get(item.name) for item in expected if str(item.type) in _CALCULATED]
         plain = {name: value for name, value in attributes.items() if not _tensors(value)}
         depends = any(tensor in self._fed for tensor in operands)
         self.ops.append(
