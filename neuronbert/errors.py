@@ -17,10 +17,10 @@
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
-    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError
+    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
-        └── CompilationFailedError, DamagedCacheError, ValidationFailedError
+        └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
 
 Owns: the tree and its wording: what happened, what was expected, what to type next. Every message is one line.
 """
@@ -525,6 +525,16 @@ class NoTokenizerError(UnavailableError):
         )
 
 
+class LoweringUnavailableError(UnavailableError):
+    """An interpreter that can't lower a program to HLO."""
+
+    def __init__(self, python: str, reason: str) -> None:
+        super().__init__(
+            f"{python} can't lower to HLO: {reason.rstrip('.')}. "
+            "It needs torch 2.9 and torch_xla 2.9; name one that has them with --hlo-python."
+        )
+
+
 class ReferenceNotFoundError(UnavailableError):
     """The checkpoint that an artifact was exported from isn't there."""
 
@@ -564,6 +574,14 @@ class DamagedCacheError(FailedCheckError):
     def __init__(self, folder: object, damaged: int) -> None:
         said = "1 entry is" if damaged == 1 else f"{damaged} entries are"
         super().__init__(f"{said} damaged in {folder}. Remove what is damaged with: neuronbert cache verify --repair.")
+
+
+class PreflightFailedError(FailedCheckError):
+    """A program that the compiler is documented to refuse."""
+
+    def __init__(self, code: str, problem: str, fix: str, more: int) -> None:
+        others = f" (and {more} more)" if more else ""
+        super().__init__(f"{code}: {problem}{others}. {fix}.")
 
 
 class ValidationFailedError(FailedCheckError):

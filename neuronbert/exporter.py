@@ -24,9 +24,10 @@ from neuronbert.backends import registry
 from neuronbert.cache import Cache
 from neuronbert.checkpoint import CONFIG, Checkpoint, canonical_task
 from neuronbert.entry import Build
-from neuronbert.errors import InvalidOptionError, InvalidShapeError, StorageError
+from neuronbert.errors import InvalidOptionError, StorageError
 from neuronbert.job import Job
 from neuronbert.manifest import Manifest, Source
+from neuronbert.shapes import check_choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,10 +139,7 @@ def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) ->
     # Whatever can be refused is refused before the weights are read.
     find_head(checkpoint.architecture, task)
     checkpoint.check_shapes(spec.shapes)
-    for shape in spec.shapes:
-        if (shape.num_choices is not None) != (task == "multiple-choice"):
-            expected = "given for multiple-choice, and for no other task (--num-choices)"
-            raise InvalidShapeError("num_choices", shape.num_choices, expected)
+    check_choices(spec.shapes, needed=task == "multiple-choice")
     free = shutil.disk_usage(folder).free
     if free < checkpoint.weights_bytes():
         need = f"it takes about {checkpoint.weights_bytes()} bytes and {free} are free"

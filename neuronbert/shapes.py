@@ -65,6 +65,18 @@ class StaticShape:
         return len(dims) == len(self.dims) and all(have <= room for have, room in zip(dims, self.dims, strict=True))
 
 
+def check_choices(shapes: Iterable[StaticShape], *, needed: bool) -> None:
+    """Refuse shapes without a number of choices for a task that has them, and with one for any other.
+
+    Raises:
+        InvalidShapeError: a shape is of the wrong kind.
+    """
+    for shape in shapes:
+        if (shape.num_choices is not None) != needed:
+            expected = "given for multiple-choice, and for no other task (--num-choices)"
+            raise InvalidShapeError("num_choices", shape.num_choices, expected)
+
+
 def smallest_fit(shapes: Iterable[StaticShape], dims: tuple[int, ...]) -> StaticShape | None:
     """The shape with the fewest tokens that a call of these dimensions fits in, or None."""
     fitting = [shape for shape in shapes if shape.fits(dims)]

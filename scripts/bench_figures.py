@@ -22,12 +22,13 @@ import torch
 import transformers
 from bench_tools import Clocked, Row, alternate, peak_bytes, python, ratios
 
-from neuronbert import Cache, ExportSpec, NeuronBertModel, StaticShape, export
+from neuronbert import Cache, ExportSpec, NeuronBertModel, StaticShape, check, export
 from neuronbert.backends import registry
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE
 from neuronbert.inputs import example
 from neuronbert.neff import HEADER_SIZE, read_header
+from neuronbert.recording import record
 from neuronbert.runtime import Session
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ PROGRAM_TIME: Final = 1.0
 HEADER_US: Final = 10_000.0
 HEADER_MIB: Final = 16.0
 HIT_TIME: Final = 1.2
+CHECK_TIME: Final = 1.5
 
 
 def call(models: Models, rounds: int) -> list[Row]:
@@ -282,6 +284,30 @@ def _seconds(write: Callable[[Path], object], place: Path) -> float:
         return time.perf_counter() - start
 
 
+def checks(models: Models, rounds: int) -> list[Row]:
+    """A pre-flight without HLO against loading and tracing by hand, and its trace against a bare one."""
+    spec = ExportSpec(str(models.minilm), (ONE,), "feature-extraction", target="inf2")
+    inputs = example(models.export(models.minilm, (ONE,), "none").manifest.inputs, ONE)
+    held = _eager(models.minilm, return_dict=False)
+
+    def trace(head: nn.Module) -> None:
+        with torch.no_grad():
+            torch.jit.trace(head, inputs, check_trace=False, strict=False)
+
+    def bare() -> None:
+        trace(_eager(models.minilm, return_dict=False))
+
+    def ours() -> None:
+        check(spec)
+
+    whole = ratios(ours, bare, rounds, calls=3)
+    alone = ratios(lambda: record(held, inputs), lambda: trace(held), rounds, calls=3)
+    return [
+        Row("check: without HLO, time of load and trace", whole, "x", CHECK_TIME),
+        Row("check: its trace, time of bare", alone, "x", CHECK_TIME),
+    ]
+
+
 def _programs(artifact: Artifact) -> Mapping[StaticShape, Program]:
     runtime = registry.runtime(artifact.manifest.backend, artifact.manifest.target)
     return runtime.load(artifact.path, artifact.manifest, ANYWHERE)
@@ -306,4 +332,5 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "load": load,
     "neff": neff,
     "cache": cached,
+    "check": checks,
 }

@@ -1,0 +1,98 @@
+"""neuronbert check."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from .. import _output
+from .._options import Json, Revision, Token, sizes
+
+if TYPE_CHECKING:
+    from neuronbert import PreflightReport
+
+
+def check(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder or a Hub id.", metavar="MODEL")],
+    target: Annotated[
+        str,
+        typer.Option("--target", "--instance-type", help="inf2, trn1, trn1n, trn2, trn3; auto is the one found here."),
+    ] = "auto",
+    task: Annotated[str, typer.Option(help="The head's task; auto reads it off the checkpoint.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Rows of a call. Several, as in 1,8: a program for each.")] = "1",
+    sequence_length: Annotated[
+        str, typer.Option(help="Tokens of a row. Several, as in 32,128: a program for each.")
+    ] = "128",
+    num_choices: Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")] = None,
+    lnc: Annotated[int | None, typer.Option(help="Physical cores to a logical one on Trn2 and Trn3: 1 or 2.")] = None,
+    inline_weights: Annotated[
+        bool, typer.Option(help="Whether each program would keep the weights inside its NEFF.")
+    ] = True,
+    hlo_python: Annotated[
+        Path | None,
+        typer.Option(help="A Python with torch and torch_xla 2.9, to lower the programs to HLO; else this one's."),
+    ] = None,
+    allow_random_weights: Annotated[
+        bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
+    ] = False,
+    revision: Revision = None,
+    token: Token = None,
+    json_: Json = False,
+) -> None:
+    """Look for what the Neuron compiler is documented to refuse, without it; exit 1 if there is any.
+
+    It can't tell that something will compile.
+
+    Example: neuronbert check my-bert/ --task fill-mask --sequence-length 128 --target inf2
+    """
+    with _output.progress() as progress:
+        from neuronbert import check as run
+        from neuronbert.spec import ExportSpec, shapes_of
+
+        spec = ExportSpec(
+            model=model,
+            shapes=shapes_of(
+                sizes("--batch-size", batch_size), sizes("--sequence-length", sequence_length), num_choices
+            ),
+            task=task,
+            revision=revision,
+            target=target,
+            allow_random_weights=allow_random_weights,
+            lnc=cast("Literal[1, 2] | None", lnc),  # the spec refuses the rest
+            inline_weights=inline_weights,
+        )
+        python = None if hlo_python is None else str(hlo_python)
+        found = run(spec, hlo_python=python, token=token, progress=progress)
+    if json_:
+        from neuronbert.preflight import to_json
+
+        _output.data(to_json(found).rstrip())
+    else:
+        _show(found)
+    found.raise_if_failed()
+
+
+def _show(found: "PreflightReport") -> None:
+    rows = [
+        [
+            program.name,
+            str(program.operations),
+            "" if program.hlo_operations is None else str(program.hlo_operations),
+            f"{program.flops / 1e9:.3f}",
+            f"{program.weights_bytes / 1e6:.1f}",
+            f"{program.io_bytes / 1e6:.1f}",
+            f"{program.peak_bytes / 1e6:.1f}",
+            f"{program.intensity:.1f}",
+        ]
+        for program in found.programs
+    ]
+    if rows:
+        columns = ["shape", "operators", "HLO", "GFLOP", "weights MB", "in and out MB", "between MB", "FLOP/byte"]
+        _output.table(columns, rows)
+    for finding in found.findings:
+        _output.note(f"{finding.code}: {finding.program}, {finding.graph}: {finding.problem}. {finding.fix}.")
+        _output.note(f"  {finding.page}")
+    if found.not_lowered:
+        _output.note(f"Not lowered to HLO: {found.not_lowered}.")
+    lowered = ", by " + ", ".join(f"{name} {version}" for name, version in found.lowered_by.items())
+    _output.data(f"{found.target}: {found.verdict}{lowered if found.lowered_by else ''}")

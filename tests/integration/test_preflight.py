@@ -1,0 +1,200 @@
+"""neuronbert check: the verdicts, the way to another interpreter and back, and what goes wrong on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cli.app import app
+from neuronbert import ExportSpec, StaticShape, check, hlo
+from neuronbert.errors import (
+    InvalidOptionError,
+    InvalidShapeError,
+    LoweringUnavailableError,
+    PreflightFailedError,
+    StorageError,
+)
+from neuronbert.preflight import to_json
+from neuronbert.rules import RULES
+
+DOUBLE = Path(__file__).parents[1] / "support" / "xla"
+SHORT = StaticShape(2, 32)
+
+
+@pytest.fixture
+def lowering(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An interpreter whose torch_xla is the double."""
+    monkeypatch.setenv("PYTHONPATH", str(DOUBLE))
+    return sys.executable
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            app([str(argument) for argument in ("check", *arguments)])
+        except SystemExit as exit_:
+            code = exit_.code
+        captured = capsys.readouterr()
+        return int(code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_the_most_that_is_said_is_that_nothing_was_found(tiny) -> None:
+    report = check(ExportSpec(str(tiny("fill-mask")), (SHORT,), target="inf2"))
+    assert (report.passed, report.verdict) == (True, "no known-bad pattern found")
+    assert report.task == "fill-mask"
+    assert "--hlo-python" in report.not_lowered
+    assert set(report.rules) >= {rule.code for rule in RULES}
+    report.raise_if_failed()
+
+
+def test_a_lowered_program_says_so_and_by_what(tiny, lowering: str) -> None:
+    report = check(ExportSpec(str(tiny("text-classification")), (SHORT,), target="inf2"), hlo_python=lowering)
+    assert report.verdict == "lowers, no known-bad pattern"
+    assert report.lowered_by == {"torch": torch.__version__, "torch_xla": "2.9.0+double"}
+    (program,) = report.programs
+    # The double sees the linear layers only; those of two encoder layers, the pooler and the classifier are 14.
+    assert program.hlo_operations == 14
+    assert program.hlo_flops is not None
+    assert 0 < program.hlo_flops < program.flops
+
+
+def test_what_stops_the_lowering_is_found(tiny, lowering: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOUBLE_FAILS", "aten::nonsense has no lowering\nand more")
+    report = check(ExportSpec(str(tiny("fill-mask")), (SHORT,), target="inf2"), hlo_python=lowering)
+    (finding,) = report.findings
+    assert (finding.code, finding.graph, finding.program) == ("trace", "hlo", "2x32")
+    assert "aten::nonsense has no lowering" in finding.problem
+    assert "lowers" not in report.verdict
+
+
+def test_what_is_computed_on_the_cpu_in_place_of_lowering_is_found(lowering: str, monkeypatch) -> None:
+    monkeypatch.setenv("DOUBLE_COMPUTES", "aten::nonzero")
+    lowered = hlo.lower(nn.Linear(2, 2), (torch.ones(1, 2),), lowering)
+    assert lowered.graph.problem == "torch_xla has no lowering for aten::nonzero"
+
+
+def test_a_module_that_torch_cant_export_has_no_hlo() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    lowered = hlo.lower(Branches(), (torch.ones(2),), "/never/started")
+    assert lowered.graph.problem
+    assert lowered.graph.ops == ()
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        (sys.executable, "No module named 'torch_xla'"),
+        ("/no/such/python", "No such file"),
+        (shutil.which("true") or "true", "no answer"),
+        (shutil.which("false") or "false", "ended with 1"),
+    ],
+)
+def test_an_interpreter_that_cant_lower_is_an_error(python: str, said: str) -> None:
+    with pytest.raises(LoweringUnavailableError, match=said):
+        hlo.lower(nn.Linear(2, 2), (torch.ones(1, 2),), python)
+
+
+def test_this_interpreters_own_torch_xla_may_be_broken(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hlo, "find_interpreter", lambda: sys.executable)
+    report = check(ExportSpec(str(tiny("fill-mask")), (SHORT, StaticShape(1, 16)), target="inf2"))
+    assert report.verdict == "no known-bad pattern found"
+    assert "torch_xla" in report.not_lowered
+
+
+def test_a_full_disk_is_found_out_before_the_program_is_written(tiny, lowering: str, monkeypatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(hlo.shutil, "disk_usage", lambda _path: usage._replace(free=10))
+    with pytest.raises(StorageError, match="10 are free"):
+        hlo.lower(nn.Linear(2, 2), (torch.ones(1, 2),), lowering)
+
+
+def test_rows_longer_than_the_positions_are_found(tiny) -> None:
+    report = check(ExportSpec(str(tiny("fill-mask")), (SHORT, StaticShape(1, 65)), target="trn1"))
+    (finding,) = report.findings
+    assert (finding.code, finding.program) == ("NCC_EVRF056", "1x65")
+    assert finding.page.endswith("compiler/error-codes/EVRF056.html")
+    assert [program.name for program in report.programs] == ["2x32"]
+    with pytest.raises(PreflightFailedError, match="65 tokens"):
+        report.raise_if_failed()
+
+
+def test_weights_inside_are_counted_once_for_each_program(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from neuronbert import preflight
+    from neuronbert.targets import TARGETS
+
+    model = str(tiny("fill-mask"))
+    (program,) = check(ExportSpec(model, (SHORT,), target="inf2")).programs
+    room = int(1.5 * program.weights_bytes) + program.io_bytes + program.peak_bytes
+    monkeypatch.setattr(preflight, "TARGETS", {"inf2": replace(TARGETS["inf2"], hbm_bytes=room)})
+    shapes = (SHORT, StaticShape(1, 32))
+    inside = check(ExportSpec(model, shapes, target="inf2"))
+    assert {finding.code for finding in inside.findings} == {"NCC_EOOM001"}
+    assert check(ExportSpec(model, shapes, target="inf2", inline_weights=False)).passed
+
+
+def test_what_makes_no_program_is_refused(tiny) -> None:
+    with pytest.raises(InvalidOptionError, match="Neuron target"):
+        check(ExportSpec(str(tiny("fill-mask")), (SHORT,), target="cpu"))
+    with pytest.raises(InvalidShapeError, match="num-choices"):
+        check(ExportSpec(str(tiny("multiple-choice")), (SHORT,), target="inf2"))
+
+
+def test_the_report_is_json(tiny) -> None:
+    report = check(ExportSpec(str(tiny("fill-mask")), (SHORT,), target="trn2", lnc=2))
+    body = json.loads(to_json(report))
+    assert body["passed"] is True
+    assert (body["target"], body["lnc"]) == ("trn2", 2)
+    assert body["programs"][0]["flops_per_byte"] > 0
+    assert body["programs"][0]["hlo_operations"] is None
+
+
+def test_the_command_prints_counts_and_the_verdict(run, tiny) -> None:
+    code, out, err = run(tiny("fill-mask"), "--target", "inf2", "--sequence_length", "16,32")
+    assert code == 0
+    assert "1x16" in out
+    assert out.splitlines()[-1] == "inf2: no known-bad pattern found"
+    assert "will compile" not in out + err
+
+
+def test_the_command_exits_1_where_a_rule_is_broken(run, tiny) -> None:
+    code, out, err = run(tiny("fill-mask"), "--target", "inf2", "--sequence-length", "32", "--lnc", "2", "--json")
+    assert code == 1
+    assert [finding["code"] for finding in json.loads(out)["findings"]] == ["NCC_EARG001"]
+    assert "NCC_EARG001" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--target", "inf3"), 2),
+        (("--target", "inf2", "--lnc", "3"), 2),
+        (("--target", "inf2", "--task", "nonsense"), 2),
+        (("--target", "inf2", "--sequence-length", "32", "--hlo-python", "/no/such/python"), 3),
+    ],
+)
+def test_wrong_use_and_missing_things_are_one_line(run, tiny, arguments: tuple[str, ...], code: int) -> None:
+    found, out, err = run(tiny("fill-mask"), *arguments)
+    assert (found, out) == (code, "")
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_a_checkpoint_that_isnt_there_is_missing(run) -> None:
+    code, _, err = run("/no/such/checkpoint", "--target", "inf2")
+    assert code == 3
+    assert len(err.splitlines()) == 1
