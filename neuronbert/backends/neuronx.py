@@ -231,8 +231,10 @@ def _load(library: Any, path: Path, manifest: Manifest, placement: Placement) ->
             place(module, start_nc=-1 if first is None else first, nc_count=placement.cores)
         if not inline:
             library.move_trace_to_device(module, first)
-    except AttributeError as error:
-        raise ArtifactCorruptError(path, f"is not a traced program ({first_line(error)})") from error
+    except ArtifactCorruptError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise DeviceLoadError(path.name, first_line(error)) from error
+    except Exception as error:  # torch's reader trips over what is wrong wherever it meets it
+        raise ArtifactCorruptError(path, f"is not a traced program ({first_line(error)})") from error
     return module

@@ -119,8 +119,8 @@ def _problems(archive: TorchArchive) -> Iterator[str]:
             if size > _MAX_TEXT:
                 yield f"has a {name} of {size} bytes"
             body = json.loads(archive.read(name))
-            yield from _text_problems(body)
             yield from _graph_problems(body) if name == _GRAPH else _payload_problems(body, archive, name)
+            yield from _text_problems(body)
 
 
 def _payload_problems(body: Any, archive: TorchArchive, config: str) -> Iterator[str]:

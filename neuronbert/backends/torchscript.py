@@ -50,7 +50,9 @@ def load(path: Path, methods: Sequence[str]) -> Any:
     try:
         module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
         refuse_effects(module, methods, path)
-    except (RuntimeError, AttributeError, ValueError) as error:
+    except ArtifactCorruptError:
+        raise
+    except Exception as error:  # torch's reader trips over what is wrong wherever it meets it
         raise ArtifactCorruptError(path, f"is not a program for the cpu target ({first_line(error)})") from error
     return module
 

@@ -28,6 +28,8 @@ __version__ = "2.13.3.0"
 CACHE = Path(os.environ.get("TORCH_NEURONX_NEFF_CACHE_DIR", "/tmp/neff_cache"))  # read once, at import
 compiled: list[str] = []
 """The NEFFs that were compiled, not taken from the cache."""
+flags: list[str] = []
+"""The compiler's flags of each graph."""
 
 
 def neuron(graph: torch.fx.GraphModule, example_inputs):
@@ -37,8 +39,9 @@ def neuron(graph: torch.fx.GraphModule, example_inputs):
     if machine.get("fail"):
         raise RuntimeError("neuronx-cc failed with 70")
     words = os.environ.get("NEURON_CC_FLAGS", "").split()
-    flags = {name: value for name, value in pairwise(words) if name.startswith("--")}
-    if flags.get("--target") != machine.get("device"):
+    flags.append(" ".join(words))
+    given = {name: value for name, value in pairwise(words) if name.startswith("--")}
+    if given.get("--target") != machine.get("device"):
         raise RuntimeError("the target is not this device")
     shapes = [tuple(value.shape) for value in example_inputs if isinstance(value, torch.Tensor)]
     text = f"{graph.code}{shapes}{words}"
@@ -46,14 +49,14 @@ def neuron(graph: torch.fx.GraphModule, example_inputs):
     neff = Path(CACHE, digest[:2], digest[2:4], f"{digest}.neff")
     if not neff.exists():
         neff.parent.mkdir(parents=True, exist_ok=True)
-        neff.write_bytes(build(lnc=int(flags.get("--lnc", "2"))))
+        neff.write_bytes(build(lnc=int(given.get("--lnc", "2"))))
         compiled.append(digest)
-    mode = {"matmult": "matmul", "all": "all"}.get(flags.get("--auto-cast", "none"))
+    mode = {"matmult": "matmul", "all": "all"}.get(given.get("--auto-cast", "none"))
 
     def run(*inputs):
         if mode is None:
             return graph.forward(*inputs)
-        with AutoCastMode(mode, flags["--auto-cast-type"]):
+        with AutoCastMode(mode, given["--auto-cast-type"]):
             return graph.forward(*inputs)
 
     return run
