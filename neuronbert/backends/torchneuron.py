@@ -181,7 +181,9 @@ def _warm(program: Program, spec: ProgramSpec, manifest: Manifest) -> None:
         with torch.no_grad():
             program(*inputs)
     except Exception as error:  # Dynamo's, the backend's or the compiler's
-        raise CompilationFailedError(spec.shape.name, first_line(error)) from error
+        found = error.__cause__ or error
+        reason = getattr(found, "inner_exception", found)  # Dynamo says "raised:" and has the rest in there
+        raise CompilationFailedError(spec.shape.name, first_line(reason)) from error
 
 
 @contextmanager

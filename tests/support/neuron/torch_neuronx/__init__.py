@@ -64,6 +64,7 @@ calls: list[tuple[str, dict]] = []
 """What was called with what, for tests to look at."""
 _loaded: dict[tuple[int, bytes], torch.jit.ScriptModule] = {}
 _next_core = 0
+_tracing = False
 
 
 def machine() -> dict:
@@ -101,9 +102,14 @@ def trace(
     state = {name: value.detach().clone() for name, value in func.state_dict().items()}
     neff = _compile(func, inputs, flags, Path(compiler_workdir or "."), inline_weights_to_neff)
     module = _Neuron(neff, {} if inline_weights_to_neff else state)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.trace(module, inputs, check_trace=False)
+    global _tracing  # noqa: PLW0603
+    _tracing = True
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.trace(module, inputs, check_trace=False)
+    finally:
+        _tracing = False
 
 
 def dynamic_batch(neuron_script):
@@ -294,7 +300,7 @@ if not hasattr(torch.ops.neuron, "forward_v2"):
 
 def _trace_forward(inputs, weights, neff, settings):
     # While trace() records the operator there may be no device: only the number of outputs counts.
-    if torch.jit.is_tracing():
+    if _tracing:  # inside an operator torch.jit.is_tracing() says no
         files = untar(neff[HEADER_SIZE:].numpy().tobytes())
         return [torch.zeros(1) for _ in range(json.loads(files[DEFINITION])["outputs"])]
     return _forward(inputs, weights, neff, settings)
