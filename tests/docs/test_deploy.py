@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from cli.app import app
 from neuronbert import sdk
 from neuronbert.releases import RELEASES
 
@@ -90,10 +90,8 @@ def test_the_commands_run_one_after_the_other(volume: Path) -> None:
         for words, output in command_lines(DEPLOY / "kubernetes" / name):
             assert words[0] == "neuronbert"
             local = [word.replace("/data", str(volume)).replace("inf2", "cpu") for word in words[1:]]
-            done = subprocess.run(
-                [sys.executable, "-m", "cli", *local], capture_output=True, text=True, check=False, cwd=DEPLOY.parent
-            )
-            assert done.returncode == 0, done.stderr
+            done = CliRunner().invoke(app, local)
+            assert done.exit_code == 0, done.output
             if output:
                 Path(output.replace("/data", str(volume))).write_text(done.stdout)
     assert json.loads((volume / "report.json").read_bytes())["passed"]
