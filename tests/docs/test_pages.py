@@ -29,12 +29,12 @@ def commands() -> dict[str, Any]:
 
 
 def options() -> set[str]:
-    return {
-        name
-        for command in commands().values()
-        for parameter in command.params
-        for name in (*parameter.opts, *parameter.secondary_opts)
-    }
+    todo, found = list(commands().values()), set()
+    while todo:
+        command = todo.pop()
+        todo.extend(getattr(command, "commands", {}).values())
+        found.update(name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts))
+    return found
 
 
 @pytest.fixture(params=PAGES, ids=lambda path: path.name)
