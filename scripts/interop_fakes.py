@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 COMPILER_VERSION = "2.21.33363.0"
 """What optimum-neuron 0.4.5 pins."""
-_SDK = {"torch_neuronx": "2.8.0.2.10.16998", "neuronxcc": COMPILER_VERSION, "torch_xla": "2.8.0"}
+_SDK = {
+    "torch_neuronx": "2.8.0.2.10.16998",
+    "neuronxcc": COMPILER_VERSION,
+    "torch_xla": "2.8.0",
+    "libneuronxla": "2.2.12677.0",
+}
 
 
 class _Package(types.ModuleType):
