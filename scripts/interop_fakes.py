@@ -12,7 +12,7 @@ import types
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ _SDK = {
 class _Package(types.ModuleType):
     """A package that has every submodule and every name; each name is an empty class, to be inherited from."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -71,8 +71,7 @@ class _Finder(Loader, DistributionFinder):
         if spec.name in self._packages:
             vars(module)["__version__"] = self._packages[spec.name]
         if spec.name == "torch_neuronx":
-            vars(module).update(trace=_trace, dynamic_batch=lambda model: model, experimental=_Experimental)
-            vars(module).update(move_trace_to_device=lambda model, device_id: None)
+            vars(module).update(trace=_trace, dynamic_batch=_dynamic_batch, experimental=_Experimental)
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -90,11 +89,15 @@ class _Experimental:
         """Programs stay on the CPU."""
 
 
-def _trace(
+def _dynamic_batch(model: Any) -> Any:
+    return model
+
+
+def _trace(  # noqa: PLR0913  the keywords that optimum-neuron passes, and no others
     model: Any,
     example_inputs: Any,
     *,
-    compiler_args: str,  # noqa: ARG001  the keywords that optimum-neuron passes, and no others
+    compiler_args: str,  # noqa: ARG001
     input_output_aliases: Mapping[Any, int],  # noqa: ARG001
     inline_weights_to_neff: bool,  # noqa: ARG001
     cpu_backend: bool,  # noqa: ARG001

@@ -1,6 +1,7 @@
 """What `make interop` runs in optimum-neuron's environment: its runtime over our artifacts, or its exporter.
 
     interop_peer.py run FOLDER        loads FOLDER/CASE/ours, makes the calls of FOLDER/CASE/calls.safetensors
+    interop_peer.py device FOLDER     the same with FOLDER/CASE/device, as if the SDK were installed
     interop_peer.py export FOLDER     exports FOLDER/CASE/checkpoint to FOLDER/CASE/theirs
 
 Owns: calling optimum-neuron as its users do. Knows nothing of neuronbert: what it gets and gives are files.
@@ -37,12 +38,12 @@ def cases(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path.parent, json.loads(path.read_text(encoding="utf-8"))
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, which: str) -> None:
     """Load each of our artifacts with the class of its head and answer its calls, by the names of its own outputs."""
     import optimum.neuron
 
     for case, said in cases(folder):
-        model = getattr(optimum.neuron, HEADS[said["task"]]).from_pretrained(case / "ours")
+        model = getattr(optimum.neuron, HEADS[said["task"]]).from_pretrained(case / which)
         tensors = load_file(case / "calls.safetensors")
         calls: dict[str, dict[str, Any]] = {}
         for key, value in tensors.items():
@@ -53,7 +54,7 @@ def run(folder: Path) -> None:
             for call, given in calls.items()
             for name, value in model(**given).items()
         }
-        save_file(answers, case / "answers.safetensors")
+        save_file(answers, case / f"{which}.safetensors")
 
 
 def export(folder: Path) -> None:
@@ -69,7 +70,7 @@ def export(folder: Path) -> None:
             disable_neuron_cache=True,
             do_validation=False,
             library_name="transformers",
-            **said["shape"],
+            **said["options"],
         )
 
 
@@ -77,9 +78,12 @@ def main() -> None:
     """Do what the first argument says in the folder that is the second."""
     action, folder = sys.argv[1], Path(sys.argv[2])
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    interop_fakes.install(sdk=action == "export")
-    {"run": run, "export": export}[action](folder)
+    logging.disable(logging.ERROR)  # it looks for a device, and says that there is none
+    interop_fakes.install(sdk=action != "run")
+    if action == "export":
+        export(folder)
+    else:
+        run(folder, "ours" if action == "run" else "device")
 
 
 if __name__ == "__main__":
