@@ -72,7 +72,8 @@ class Artifact:
             ArtifactCorruptError: a file isn't what was written.
         """
         folder = Path(path)
-        found = _read_foreign(folder)
+        _refuse_missing(folder)
+        found = None if os.path.lexists(folder / MANIFEST) else foreign.read(folder)
         if found is not None:
             return cls(folder, _with_digests(folder, found) if verify else found, foreign=True)
         artifact = cls(folder, _read_manifest(folder))
@@ -182,14 +183,18 @@ def _own_files(folder: Path) -> set[str] | None:
         return {MANIFEST}
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
+def _refuse_missing(folder: Path) -> None:
     try:
         there = folder.is_dir()
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise MissingFileError(folder) from error
     if not there:
         raise MissingFileError(folder)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    _refuse_missing(folder)
     if not path.is_file():
         raise NotAnArtifactError(folder)
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
@@ -202,13 +207,6 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactVersionError(folder, error.found, schema.FORMAT_VERSION) from error
     except schema.ManifestError as error:
         raise ArtifactCorruptError(path, str(error)) from error
-
-
-def _read_foreign(folder: Path) -> Manifest | None:
-    try:
-        return None if os.path.lexists(folder / MANIFEST) else foreign.read(folder)
-    except ValueError as error:  # a name with a NUL
-        raise MissingFileError(folder) from error
 
 
 def _with_digests(folder: Path, manifest: Manifest) -> Manifest:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from neuronbert import sdk
 from neuronbert.architectures import find_architecture, find_head, find_task, infer_task
-from neuronbert.checkpoint import Checkpoint, read_config
+from neuronbert.checkpoint import CONFIG, Checkpoint, read_config
 from neuronbert.errors import ForeignArtifactError, TaskNotInferableError, first_line
 from neuronbert.manifest import CompilerInfo, Dim, InputSpec, Manifest, OutputSpec, ProgramSpec, Source
 from neuronbert.spec import AutoCastType, OptLevel
@@ -100,7 +100,7 @@ def section(manifest: Manifest) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Manifest | None:
-    """What can be said of an artifact that has no manifest, or None if the folder holds no `*.neuron` file at all.
+    """What can be said of an artifact that has no manifest, or None if the folder has no program or no section.
 
     What nobody recorded stays open: the digest of the weights is None, `created` and `neuronbert_version` are empty.
     The digests of the files are not taken here.
@@ -111,11 +111,11 @@ def read(folder: Path) -> Manifest | None:
         CheckpointError: config.json can't be used at all.
     """
     names = sorted(path.name for path in folder.glob("*.neuron") if path.is_file())
-    if not names:
+    config = read_config(folder) if names and (folder / CONFIG).is_file() else {}
+    if SECTION not in config:
         return None
     if len(names) > 1:
         raise ForeignArtifactError(folder, f"it has {len(names)} programs ({', '.join(names)}), and one is expected")
-    config = read_config(folder)
     said = _parse(folder, config.get(SECTION))
     if said.model_type not in (None, config["model_type"]):
         problem = f"its program is of type {said.model_type!r}, its model of type {config['model_type']!r}"
@@ -169,7 +169,7 @@ def _manifest(checkpoint: Checkpoint, said: _Section, task: str, file: str) -> M
 
 def _parse(folder: Path, value: object) -> _Section:
     if not isinstance(value, dict):
-        raise ForeignArtifactError(folder, f"its config.json has no section {SECTION!r}")
+        raise ForeignArtifactError(folder, f"{SECTION} in its config.json is not an object")
     unknown = [key for key in value if key.startswith("static_") and key not in _SHAPES and value[key] is not None]
     if unknown:
         raise ForeignArtifactError(folder, f"{SECTION}.{unknown[0]} is not a shape of a text encoder")
