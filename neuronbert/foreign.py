@@ -8,6 +8,7 @@ Source: optimum-neuron, `store_compilation_config` and `NeuronTracedModel._neuro
 from __future__ import annotations
 
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -117,7 +118,7 @@ def read(folder: Path) -> Manifest | None:
     if len(names) > 1:
         raise ForeignArtifactError(folder, f"it has {len(names)} programs ({', '.join(names)}), and one is expected")
     said = _parse(folder, config.get(SECTION))
-    if said.model_type not in (None, config["model_type"]):
+    if said.model_type not in (None, config["model_type"], config["model_type"].replace("_", "-")):
         problem = f"its program is of type {said.model_type!r}, its model of type {config['model_type']!r}"
         raise ForeignArtifactError(folder, problem)
     checkpoint = Checkpoint(folder, config, find_architecture(config["model_type"]), ())
@@ -125,7 +126,7 @@ def read(folder: Path) -> Manifest | None:
     try:
         return _manifest(checkpoint, said, task, names[0])
     except ValidationError as error:
-        raise ForeignArtifactError(folder, _first(error)) from error
+        raise ForeignArtifactError(folder, f"{names[0]} and config.json make no program ({_first(error)})") from error
 
 
 def _manifest(checkpoint: Checkpoint, said: _Section, task: str, file: str) -> Manifest:
@@ -176,13 +177,12 @@ def _parse(folder: Path, value: object) -> _Section:
     try:
         return _Section.model_validate(value)
     except ValidationError as error:
-        raise ForeignArtifactError(folder, _first(error)) from error
+        raise ForeignArtifactError(folder, f"its config.json has a wrong {SECTION}.{_first(error)}") from error
 
 
 def _first(error: ValidationError) -> str:
     found = error.errors()[0]
-    where = ".".join(str(part) for part in found["loc"])
-    return f"its config.json has a wrong {SECTION}.{where}: {found['msg']}" if where else found["msg"]
+    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
 
 
 def _task(checkpoint: Checkpoint, said: _Section) -> str:
@@ -190,16 +190,16 @@ def _task(checkpoint: Checkpoint, said: _Section) -> str:
     named = said.task or checkpoint.config.get("task")
     if named is None:
         try:
-            return infer_task(checkpoint.architecture, checkpoint.class_names)
+            named = infer_task(checkpoint.architecture, checkpoint.class_names)
         except TaskNotInferableError as error:
             raise ForeignArtifactError(checkpoint.path, "its config.json names neither a task nor a class") from error
-    if named not in checkpoint.architecture.heads:
+    if not isinstance(named, str) or named not in checkpoint.architecture.heads:
         raise ForeignArtifactError(checkpoint.path, f"its task is {named!r}, which no head here has")
     if (named == "multiple-choice") != (said.static_num_choices is not None):
         raise ForeignArtifactError(
             checkpoint.path, "static_num_choices goes with multiple-choice and with no other task"
         )
-    return str(named)
+    return named
 
 
 def _inputs(checkpoint: Checkpoint, said: _Section) -> tuple[InputSpec, ...]:
@@ -244,5 +244,5 @@ def _is_for_device(path: Path) -> bool:
             if sum(info.file_size for info in members) > _MAX_CODE_BYTES:
                 raise ForeignArtifactError(path, f"its program has more than {_MAX_CODE_BYTES} bytes of code")
             return any(name in archive.read(info) for info in members for name in _VENDOR)
-    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
         raise ForeignArtifactError(path, f"it is not a TorchScript archive ({first_line(error)})") from error
