@@ -222,6 +222,12 @@ def test_without_a_task_or_a_class_nothing_is_guessed(tmp_path: Path) -> None:
         Artifact.open(write(tmp_path / "theirs", body, archive()))
 
 
+def test_the_task_is_what_was_exported_and_not_what_was_saved(tmp_path: Path) -> None:
+    for form in ("0.0.12", "0.4.5"):  # beside the section, and in it
+        body = {**config(form, "fill-mask"), "architectures": ["BertModel"]}
+        assert read(write(tmp_path / "theirs", body, archive())).task == "fill-mask"
+
+
 def test_a_name_that_no_manifest_could_hold_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "theirs", config("0.4.5", "fill-mask"), archive(), "my model.neuron")
     with pytest.raises(ForeignArtifactError, match=r"my model.neuron"):
