@@ -80,7 +80,12 @@ def export(
         bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
     ] = False,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Copy programs that were compiled before from the cache.")
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            " /--disable-neuron-cache",
+            help="Copy programs that were compiled before from the cache.",
+        ),
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")] = False,
     disable_validation: Annotated[bool, typer.Option("--disable-validation", hidden=True)] = False,

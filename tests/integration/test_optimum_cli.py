@@ -76,7 +76,9 @@ def test_it_is_listed_and_helps(optimum_cli) -> None:
 def test_a_line_for_export_neuron_exports(optimum_cli, tiny, tmp_path: Path) -> None:
     out = tmp_path / "an output"  # optimum-neuron's own command breaks at the space
     given = "--task fill-mask --batch_size 2 --sequence_length 16 --auto_cast matmul --auto_cast_type bf16"
-    more = "-O2 --instance_type cpu --disable-validation --inline-weights-neff --dynamic-batch-size"
+    more = (
+        "-O2 --instance_type cpu --disable-validation --disable-neuron-cache --inline-weights-neff --dynamic-batch-size"
+    )
     done = optimum_cli("export", "neuronbert", "--model", tiny("fill-mask"), *given.split(), *more.split(), out)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}: BertForMaskedLM for cpu, 2x16\n"
