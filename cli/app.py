@@ -1,8 +1,9 @@
 """The Typer app."""
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+from typer.core import TyperGroup
 
 from neuronbert import __version__
 
@@ -53,3 +54,9 @@ def _root(
 def main() -> None:
     """Run the command line."""
     app(prog_name="neuronbert")
+
+
+def run_alone(name: str, arguments: list[str], program: str) -> None:
+    """Run one command under another program's name, and end the process as it ends."""
+    group = cast(TyperGroup, typer.main.get_command(app))
+    group.commands[name].main(arguments, prog_name=program, **group.context_settings)

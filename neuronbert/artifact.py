@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from neuronbert import foreign
 from neuronbert import manifest as schema
 from neuronbert.checkpoint import CONFIG, TOKENIZER_FILES
 from neuronbert.errors import (
@@ -25,7 +27,6 @@ from neuronbert.staging import link_or_copy
 from neuronbert.staging import staged as staged_folder
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
@@ -47,10 +48,12 @@ class Artifact:
     Attributes:
         path: Its directory.
         manifest: What it holds.
+        foreign: Whether the manifest was made of what optimum-neuron wrote, for want of a neuronbert.json.
     """
 
     path: Path
     manifest: Manifest
+    foreign: bool = False
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Artifact:
@@ -58,15 +61,21 @@ class Artifact:
 
         Args:
             path: The directory.
-            verify: Compare the digest of every file with the manifest's (about 0.1 s for 100 MB).
+            verify: Compare the digest of every file with the manifest's (about 0.1 s for 100 MB). Where there is no
+                neuronbert.json, the manifest gets the digests of the files as they are found.
 
         Raises:
             MissingFileError: there is no such directory.
-            NotAnArtifactError: the directory has no manifest.
+            NotAnArtifactError: the directory has no manifest, and no program of optimum-neuron's.
+            ForeignArtifactError: it has one that can't be run by what its config.json says.
             ArtifactVersionError: the artifact is of another format.
             ArtifactCorruptError: a file isn't what was written.
         """
         folder = Path(path)
+        _refuse_missing(folder)
+        found = None if os.path.lexists(folder / MANIFEST) else foreign.read(folder)
+        if found is not None:
+            return cls(folder, _with_digests(folder, found) if verify else found, foreign=True)
         artifact = cls(folder, _read_manifest(folder))
         for name in (*artifact.manifest.program_files, CONFIG):
             if name not in artifact.manifest.files:
@@ -174,14 +183,18 @@ def _own_files(folder: Path) -> set[str] | None:
         return {MANIFEST}
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
+def _refuse_missing(folder: Path) -> None:
     try:
         there = folder.is_dir()
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise MissingFileError(folder) from error
     if not there:
         raise MissingFileError(folder)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    _refuse_missing(folder)
     if not path.is_file():
         raise NotAnArtifactError(folder)
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
@@ -194,6 +207,14 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactVersionError(folder, error.found, schema.FORMAT_VERSION) from error
     except schema.ManifestError as error:
         raise ArtifactCorruptError(path, str(error)) from error
+
+
+def _with_digests(folder: Path, manifest: Manifest) -> Manifest:
+    names = (*manifest.program_files, CONFIG, *(name for name in STRAYS if (folder / name).is_file()))
+    try:
+        return manifest.model_copy(update={"files": {name: describe(folder / name) for name in names}})
+    except OSError as error:
+        raise ArtifactCorruptError(folder, f"has a file that can't be read ({error.strerror})") from error
 
 
 def describe(path: Path) -> FileInfo:

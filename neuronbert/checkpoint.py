@@ -23,6 +23,7 @@ from neuronbert.errors import (
     UnsafeWeightsError,
     UnsupportedFeatureError,
 )
+from neuronbert.manifest import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,7 +85,7 @@ class Checkpoint:
             UnsupportedFeatureError: the config asks for what a program would silently leave out.
         """
         folder = Path(path)
-        config = _read_config(folder)
+        config = read_config(folder)
         architecture = find_architecture(config["model_type"])
         position_type = config.get("position_embedding_type", "absolute")
         if position_type not in (None, "absolute"):
@@ -127,6 +128,21 @@ class Checkpoint:
         """The classes that the config says it was saved from."""
         names = self.config.get("architectures")
         return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    def input_specs(self) -> tuple[InputSpec, ...]:
+        """What a program of this model takes, in order."""
+        known = {
+            "input_ids": InputSpec(name="input_ids", maximum=self.vocabulary - 1, padding=self.pad_token_id),
+            "attention_mask": InputSpec(name="attention_mask", maximum=1, default=1),
+            "token_type_ids": InputSpec(name="token_type_ids", maximum=self.token_types - 1, default=0),
+        }
+        return tuple(known[name] for name in self.architecture.inputs)
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the dimensions that are the model's own, by meaning."""
+        labels = self.config.get("id2label")
+        count = len(labels) if isinstance(labels, dict) else 2
+        return {"hidden": self._size("hidden_size"), "vocabulary": self.vocabulary, "labels": count, "relation": 2}
 
     def check_shapes(self, shapes: Iterable[StaticShape]) -> None:
         """Refuse shapes that the model has no positions for.
@@ -194,7 +210,13 @@ def _optimum_synonym(name: str) -> str:
     return str(TasksManager.map_from_synonym(name))
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder: a JSON object that names a model_type.
+
+    Raises:
+        MissingFileError: there is none.
+        CheckpointCorruptError: it is something else.
+    """
     path = folder / CONFIG
     if not path.is_file():
         raise MissingFileError(path)

@@ -6,7 +6,8 @@
     │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, MissingOptionError,
     │   │   SequenceExceedsPositionsError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
-    │   │   NotValidatedError, FixedWeightsError, ReplacedWeightsError, NoEntryError
+    │   │   NotValidatedError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
+    │   │   UnrecordedArtifactError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
@@ -14,7 +15,8 @@
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, HeadWeightsMissingError
     │   ├── TokenizerError
-    │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError
+    │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError,
+    │                               ForeignArtifactError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError
@@ -222,6 +224,16 @@ class NoEntryError(UsageError):
         super().__init__(f"{said} with {key!r}. See all with: neuronbert cache ls.")
 
 
+class UnrecordedArtifactError(UsageError):
+    """An artifact of optimum-neuron, which can't be published with a card that says what it is."""
+
+    def __init__(self, path: object, repository: str) -> None:
+        super().__init__(
+            f"{path} has no neuronbert.json, so nothing says what it was made from, and it is not pushed. "
+            f"Export its checkpoint here, or upload the folder as it is: hf upload {repository} {path}."
+        )
+
+
 class InputError(UsageError, ValueError):
     """A call's tensors or texts can't be used."""
 
@@ -410,6 +422,16 @@ class ArtifactCorruptError(ArtifactError):
 
     def __init__(self, path: object, problem: str) -> None:
         super().__init__(f"{path} {problem}. Nothing was loaded; export or download the artifact again.")
+
+
+class ForeignArtifactError(ArtifactError):
+    """An artifact without a manifest, whose config.json doesn't say how to run it."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__(
+            f"{path} can't be opened as an artifact of optimum-neuron: {problem}. "
+            "Export its checkpoint here: neuronbert export --model CHECKPOINT OUTPUT."
+        )
 
 
 class ArtifactVersionError(ArtifactError):

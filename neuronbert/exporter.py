@@ -14,9 +14,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from neuronbert import card, hub
+from neuronbert import card, foreign, hub
 from neuronbert._version import __version__
 from neuronbert.architectures import find_head
 from neuronbert.artifact import CARD, Artifact, describe, seal, staged
@@ -87,7 +87,8 @@ def export(
         progress("writing the artifact")
         manifest = _manifest(spec, checkpoint, backend, build, _source(spec, resolved, build))
         checkpoint.copy_tokenizer(folder)
-        config = _config(checkpoint, manifest)
+        config = {key: value for key, value in checkpoint.config.items() if key != "_name_or_path"}
+        config[foreign.SECTION] = foreign.section(manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card.render(manifest, None, output.name), encoding="utf-8")
         seal(folder, manifest, known=build.files)
@@ -175,32 +176,3 @@ def _manifest(spec: ExportSpec, checkpoint: Checkpoint, backend: str, build: Bui
         source=source,
         files={},
     )
-
-
-def _config(checkpoint: Checkpoint, manifest: Manifest) -> dict[str, Any]:
-    # The section that optimum-neuron's runtime reads. compiler_type is left out on the CPU target: it names the
-    # vendor's compiler. Keys that begin with static_ are its own, so none is added.
-    largest = max(
-        manifest.programs,
-        key=lambda program: (program.method == "forward", program.shape.tokens, program.sequence_length),
-    )
-    compiler = manifest.compiler
-    section: dict[str, Any] = {
-        "auto_cast": None if compiler.auto_cast == "none" else compiler.auto_cast,
-        "auto_cast_type": None if compiler.auto_cast == "none" else compiler.auto_cast_type,
-        "dynamic_batch_size": False,
-        "float_dtype": "fp32",
-        "inline_weights_to_neff": True,
-        "int_dtype": "int64",
-        "model_type": manifest.model_type,
-        "output_attentions": False,
-        "output_hidden_states": False,
-        "static_batch_size": largest.batch_size,
-        "static_sequence_length": largest.sequence_length,
-        "task": manifest.task,
-        "tensor_parallel_size": 1,
-    }
-    if largest.num_choices is not None:
-        section["static_num_choices"] = largest.num_choices
-    config = {key: value for key, value in checkpoint.config.items() if key != "_name_or_path"}
-    return {**config, "neuron": section}

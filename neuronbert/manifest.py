@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,6 +15,11 @@ from neuronbert.architectures import ARCHITECTURES, TASKS, AnswerKind
 from neuronbert.errors import InvalidShapeError
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AutoCast, AutoCastType, LogicalCores, OptLevel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from neuronbert.architectures import Output
 
 FORMAT_VERSION: Final = 1
 
@@ -28,6 +33,7 @@ _OUT_OF_RANGE: Final = "default and padding must be from 0 to maximum"
 _NO_SIZE: Final = "the first input gives a call its size, so it can't have a default"
 _UNKNOWN: Final = "task and model_type must be in this version's tables"
 _NOT_JSON: Final = "is not a JSON object"
+_NO_WEIGHTS: Final = "has no digest of the weights"
 _ALTERED: Final = "was altered: its seal doesn't match"
 
 
@@ -75,6 +81,11 @@ class OutputSpec(_Data):
     size: Dim | None = None
     """The last dimension's size where it is the model's (hidden, labels, vocabulary); else None."""
     answer: AnswerKind
+
+    @classmethod
+    def of(cls, output: Output, sizes: Mapping[str, int]) -> Self:
+        """An output of the task table, with the sizes of the model's own dimensions by meaning."""
+        return cls(name=output.name, dims=output.dims, size=sizes.get(output.dims[-1]), answer=output.answer)
 
 
 class ProgramSpec(_Data):
@@ -130,7 +141,8 @@ class Source(_Data):
     """Where the local folder was; left out of what is published."""
     revision: str | None = None
     """The commit on the Hub."""
-    weights_sha256: Sha256
+    weights_sha256: Sha256 | None = None
+    """None only where there is no neuronbert.json that could say so (foreign.py)."""
     class_name: str
     random_weights: tuple[str, ...] = ()
     """Weights that the checkpoint lacked and that were initialised at random, on request."""
@@ -229,6 +241,8 @@ def parse(content: bytes) -> Manifest:
         where = ".".join(str(part) for part in first["loc"])
         problem = f"has a wrong {where or 'content'}: {first['msg']}"
         raise ManifestError(" ".join(problem.split())) from error
+    if manifest.source.weights_sha256 is None:
+        raise ManifestError(_NO_WEIGHTS)
     if content != dump(manifest):  # a field that has a default was left out
         raise ManifestError(_ALTERED)
     return manifest

@@ -16,14 +16,15 @@ import transformers
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from neuronbert.architectures import Output, find_head, find_task
+from neuronbert.architectures import find_head, find_task
 from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, first_line
-from neuronbert.manifest import InputSpec, OutputSpec
+from neuronbert.manifest import OutputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from neuronbert.checkpoint import Checkpoint
+    from neuronbert.manifest import InputSpec
 
 logger = logging.getLogger("neuronbert")
 
@@ -116,13 +117,19 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
         notes.append("config.is_decoder is not set: as in transformers, every token sees those after it")
     for note in notes:
         logger.warning(note)
+    sizes = {
+        "hidden": model.config.hidden_size,
+        "vocabulary": model.config.vocab_size,
+        "labels": model.config.num_labels,
+        "relation": 2,
+    }
     return LoadedHead(
         head=EncoderHead(model, checkpoint.architecture.inputs, [o.name for o in outputs]).eval(),
         task=task,
         model_type=checkpoint.architecture.model_type,
         class_name=class_name,
-        inputs=_input_specs(checkpoint),
-        outputs=tuple(_output_spec(output, model.config) for output in outputs),
+        inputs=checkpoint.input_specs(),
+        outputs=tuple(OutputSpec.of(output, sizes) for output in outputs),
         random_weights=missing,
         notes=tuple(notes),
     )
@@ -170,27 +177,3 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _input_specs(checkpoint: Checkpoint) -> tuple[InputSpec, ...]:
-    known = {
-        "input_ids": InputSpec(name="input_ids", maximum=checkpoint.vocabulary - 1, padding=checkpoint.pad_token_id),
-        "attention_mask": InputSpec(name="attention_mask", maximum=1, default=1),
-        "token_type_ids": InputSpec(name="token_type_ids", maximum=checkpoint.token_types - 1, default=0),
-    }
-    return tuple(known[name] for name in checkpoint.architecture.inputs)
-
-
-def _output_spec(output: Output, config: Any) -> OutputSpec:
-    sizes = {
-        "hidden": config.hidden_size,
-        "vocabulary": config.vocab_size,
-        "labels": config.num_labels,
-        "relation": 2,
-    }
-    return OutputSpec(
-        name=output.name,
-        dims=output.dims,
-        size=sizes.get(output.dims[-1]),
-        answer=output.answer,
-    )

@@ -224,7 +224,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             raise ReplacedWeightsError(save_directory)
         if Path(save_directory).resolve() != artifact.path.resolve():
             with staged(save_directory, overwrite=True) as folder:
-                for name in (*artifact.manifest.files, MANIFEST):
+                for name in (*artifact.manifest.files, *(() if artifact.foreign else (MANIFEST,))):
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(artifact.path / name, folder / name)
                 if Artifact.open(folder).manifest != artifact.manifest:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from neuronbert import card, hub
 from neuronbert.artifact import CARD, MANIFEST, REPORT, STRAYS, Artifact
-from neuronbert.errors import NotValidatedError
+from neuronbert.errors import NotValidatedError, UnrecordedArtifactError
 from neuronbert.manifest import FileInfo, dump
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ def publish(
     Raises:
         ArtifactError: the artifact isn't what was written.
         NotValidatedError: its validation failed.
+        UnrecordedArtifactError: it has no neuronbert.json.
         HubAccessError: the Hub refused the token.
         HubError: anything else went wrong; a commit was made whole or not at all.
     """
     artifact = Artifact.open(path)
+    if artifact.foreign:
+        raise UnrecordedArtifactError(path, repository_id)
     report = artifact.report()
     if report is not None and not report.passed and not force:
         raise NotValidatedError(path)

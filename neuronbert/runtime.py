@@ -6,6 +6,7 @@ of transformers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,8 @@ from neuronbert.shapes import smallest_fit
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
-    from neuronbert.backends.base import Placement, Runtime
+    from neuronbert.backends.base import Placement, Program, Runtime
     from neuronbert.manifest import InputSpec, Manifest, OutputSpec
     from neuronbert.shapes import StaticShape
 
@@ -61,7 +61,10 @@ class Session:
         self.artifact = artifact
         self.replaced = False
         self._runtime = runtime
-        self._programs = dict(programs)
+        self._loaded = programs
+        self._programs = {
+            shape: _Ordered(program, artifact) if artifact.foreign else program for shape, program in programs.items()
+        }
         self._inputs = artifact.manifest.inputs
         self._outputs = artifact.manifest.outputs
         self._names = tuple(spec.name for spec in self._outputs)
@@ -137,7 +140,7 @@ class Session:
             DeviceError: the device didn't take them.
         """
         try:
-            self._runtime.replace_weights(self._programs, weights)
+            self._runtime.replace_weights(self._loaded, weights)
         except FixedWeightsError:
             raise
         except BaseException:
@@ -189,6 +192,30 @@ class Session:
             raise BatchTooLargeError("choices", dims[1], most_choices, "--num-choices")
         most_rows = max(shape.batch_size for shape in shapes if shape.sequence_length >= dims[-1])
         raise BatchTooLargeError("rows", dims[0], most_rows, "--batch-size")
+
+
+class _Ordered:
+    """A program that nobody made for this loader: its outputs may come by name, and in the model's own float type.
+
+    Args:
+        program: As it was loaded.
+        artifact: Where it is from.
+    """
+
+    def __init__(self, program: Program, artifact: Artifact) -> None:
+        self._program = program
+        self._names = [spec.name for spec in artifact.manifest.outputs]
+        self._path = artifact.path / artifact.manifest.programs[0].file
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs in the manifest's order, in fp32."""
+        given: object = self._program(*inputs)
+        if isinstance(given, Mapping):
+            given = tuple(given.get(name) for name in self._names)
+        outputs = given if isinstance(given, tuple) else (given,)
+        if len(outputs) != len(self._names) or not all(isinstance(output, Tensor) for output in outputs):
+            raise ArtifactCorruptError(self._path, f"doesn't give the outputs {', '.join(self._names)}")
+        return tuple(output.float() for output in outputs)
 
 
 def _output_dims(spec: OutputSpec, shape: StaticShape) -> tuple[int, ...]:

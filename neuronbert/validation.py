@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from neuronbert.decoding import Row
     from neuronbert.inputs import Batch
     from neuronbert.manifest import Manifest, OutputSpec
-    from neuronbert.modeling import EncoderHead
+    from neuronbert.modeling import EncoderHead, LoadedHead
     from neuronbert.shapes import StaticShape
 
 logger = logging.getLogger("neuronbert")
@@ -63,7 +63,8 @@ def validate(
 
     Args:
         path: The artifact's directory.
-        model: Where its checkpoint is now, if it isn't where it was exported from.
+        model: Where its checkpoint is now, if it isn't where it was exported from. It is needed for an artifact of
+            optimum-neuron, which doesn't say what it was made from.
         data: A file of labelled rows, one JSON object a line, to compare the task's own metric as well.
         token: For the Hub.
         record: Write the report and the model card into the artifact.
@@ -82,17 +83,20 @@ def validate(
     manifest = session.manifest
     progress("loading the reference")
     checkpoint = _find_reference(manifest, model, token)
-    if checkpoint.weights_sha256() != manifest.source.weights_sha256:
+    if not session.artifact.foreign and checkpoint.weights_sha256() != manifest.source.weights_sha256:
         problem = f"the weights given are not those it was exported from, sha256 {manifest.source.weights_sha256}"
-        report = _report(session, problem=problem)
+        report = _report(session, model, problem=problem)
         record = record and model is None  # another checkpoint says nothing about the artifact
     else:
         rows = metrics.read(Path(data), manifest, session.artifact.config()) if data is not None else ()
         loaded = modeling.load(checkpoint, manifest.task, allow_random_weights=bool(manifest.source.random_weights))
-        checks = tuple(_checks(session, loaded.head, progress))
-        scored = _metrics(session, loaded.head, rows) if rows else ()
-        report = _report(session, checks=checks, metrics=scored)
-    if record:
+        reference = _as_the_program(loaded, manifest)
+        checks = tuple(_checks(session, reference, progress))
+        scored = _metrics(session, reference, rows) if rows else ()
+        report = _report(session, model, checks=checks, metrics=scored)
+    if record and session.artifact.foreign:
+        logger.warning("the verdict was not recorded: %s has no neuronbert.json to hold it", path)
+    elif record:
         _record(session.artifact, report)
     return report
 
@@ -107,6 +111,12 @@ def _find_reference(manifest: Manifest, model: str | None, token: str | bool | N
         return Checkpoint.open(resolved.path)
     except (ModelNotFoundError, MissingFileError) as error:
         raise ReferenceNotFoundError(place) from error
+
+
+def _as_the_program(loaded: LoadedHead, manifest: Manifest) -> EncoderHead:
+    # An artifact of optimum-neuron may name fewer outputs, or another order.
+    names = [spec.name for spec in manifest.outputs]
+    return modeling.EncoderHead(loaded.head.model, [spec.name for spec in manifest.inputs], names).eval()
 
 
 def _checks(session: Session, reference: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:
@@ -185,15 +195,16 @@ def _metrics(session: Session, reference: EncoderHead, rows: tuple[Row, ...]) ->
     return metrics.compare(rows, manifest, config, tokenizer, (session.run, run_reference))
 
 
-def _report(session: Session, **found: Any) -> ValidationReport:
+def _report(session: Session, model: str | None, **found: Any) -> ValidationReport:
     manifest = session.manifest
     source = manifest.source
+    named = model if session.artifact.foreign else source.model
     return ValidationReport(
         neuronbert_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=manifest.task,
         program_sha256=manifest.programs_sha256,
-        reference=f"{source.class_name} of {source.model} in fp32",
+        reference=f"{source.class_name} of {named} in fp32",
         **found,
     )
 

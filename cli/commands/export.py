@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neuronbert.errors import MissingOptionError
+from neuronbert.errors import InvalidOptionError, MissingOptionError
 from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS
 
 from .. import _output
@@ -58,7 +58,13 @@ def export(
     ] = None,
     inline_weights: Annotated[
         bool | None,
-        typer.Option(help="Keep the weights inside the NEFF.", show_default="inline", rich_help_panel=_NEURON),
+        typer.Option(
+            "--inline-weights/--no-inline-weights",
+            "--inline-weights-neff",
+            help="Keep the weights inside the NEFF.",
+            show_default="inline",
+            rich_help_panel=_NEURON,
+        ),
     ] = None,
     lazy_load: Annotated[
         bool | None, typer.Option("--lazy-load", help="Load at the first call.", rich_help_panel=_NEURON)
@@ -74,9 +80,16 @@ def export(
         bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
     ] = False,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Copy programs that were compiled before from the cache.")
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            " /--disable-neuron-cache",
+            help="Copy programs that were compiled before from the cache.",
+        ),
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")] = False,
+    disable_validation: Annotated[bool, typer.Option("--disable-validation", hidden=True)] = False,
+    cache_dir: Annotated[str | None, typer.Option("--cache-dir", hidden=True)] = None,
     revision: Revision = None,
     token: Token = None,
     json_: Json = False,
@@ -85,6 +98,10 @@ def export(
 
     Example: neuronbert export --model my-bert/ --task fill-mask --batch-size 1 --sequence-length 128 out/
     """
+    # Two more that optimum-cli has. An export is never validated here, so who asks for that has it already.
+    del disable_validation
+    if cache_dir is not None:
+        raise InvalidOptionError("--cache-dir", cache_dir, "left out: HF_HUB_CACHE says where downloads are kept")
     given = {
         "model": model,
         "task": task,

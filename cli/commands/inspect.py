@@ -53,7 +53,7 @@ def _inspect_artifact(path: Path, *, json_: bool) -> None:
     programs = found.manifest.program_files
     neffs = [(name, neff) for name in programs for neff in find_neffs(found.path / name)]
     if json_:
-        facts = {**found.manifest.model_dump(mode="json"), "validation": verdict}
+        facts = {**found.manifest.model_dump(mode="json"), "foreign": found.foreign, "validation": verdict}
         _output.as_json({**facts, "neffs": _records(neffs)})
         return
     for name, value in _facts(found.manifest, verdict).items():
@@ -92,7 +92,7 @@ def _facts(manifest: "Manifest", verdict: str) -> dict[str, str]:
     return {
         "task": manifest.task,
         "model": f"{source.class_name} of {source.model}" + (f" at {source.revision}" if source.revision else ""),
-        "weights": f"sha256 {source.weights_sha256}",
+        "weights": f"sha256 {source.weights_sha256}" if source.weights_sha256 else "not recorded",
         "target": f"{manifest.target}, by {compiler.name}, "
         + ", ".join(f"{name} {version}" for name, version in compiler.versions.items()),
         "auto-cast": cast,
@@ -100,5 +100,7 @@ def _facts(manifest: "Manifest", verdict: str) -> dict[str, str]:
         "inputs": "; ".join(inputs),
         "outputs": "; ".join(outputs),
         "validation": verdict,
-        "made": f"{manifest.created} by neuronbert {manifest.neuronbert_version}",
+        "made": f"{manifest.created} by neuronbert {manifest.neuronbert_version}"
+        if manifest.created
+        else "elsewhere: there is no neuronbert.json, and all of this is read off config.json",
     }

@@ -173,6 +173,18 @@ def test_a_file_that_is_no_program_is_refused(artifact: Path, content: bytes) ->
         NeuronAutoModel.from_pretrained(artifact)
 
 
+def test_an_archive_whose_code_is_damaged_is_refused(artifact: Path) -> None:
+    with zipfile.ZipFile(artifact / "model.neuron", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/code/head.py", b"def forward(self):\n  pass\n" * 100)
+    content = bytearray((artifact / "model.neuron").read_bytes())
+    start = content.index(b"head.py") + len(b"head.py")
+    content[start : start + 20] = b"\xff" * 20
+    (artifact / "model.neuron").write_bytes(content)
+    seal(artifact, Artifact.open(artifact, verify=False).manifest)
+    with pytest.raises(ArtifactCorruptError, match="is not a TorchScript archive"):
+        NeuronAutoModel.from_pretrained(artifact)
+
+
 def test_an_archive_with_two_members_of_one_name_is_refused(artifact: Path) -> None:
     with zipfile.ZipFile(artifact / "model.neuron", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(archive.namelist()[0], b"another")
