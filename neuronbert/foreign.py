@@ -236,6 +236,7 @@ def _place(path: Path, said: _Section) -> tuple[str, str]:
 
 
 def _is_for_device(path: Path) -> bool:
+    # Only a choice between backends: each of them checks the program for itself, as torch reads it.
     try:
         with zipfile.ZipFile(path) as archive:
             members = [

@@ -240,7 +240,7 @@ class OtherShape(nn.Module):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (OneInput, "can't be called"),
+        (OneInput, "can't be run"),
         (TwoOutputs, "doesn't give the outputs logits"),
         (NoTensor, "doesn't give the outputs logits"),
         (OtherNames, "doesn't give the outputs logits"),
