@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from neuronbert.heads import (
         NeuronModelForTokenClassification as NeuronModelForTokenClassification,
     )
+    from neuronbert.megatron.conversion import convert_megatron as convert_megatron
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
     from neuronbert.predictor import Predictor as Predictor
     from neuronbert.preflight import PreflightReport as PreflightReport
@@ -84,6 +85,7 @@ _HOMES = {
         "NeuronModelForSequenceClassification",
         "NeuronModelForTokenClassification",
     ),
+    "megatron.conversion": ("convert_megatron",),
     "models": ("NeuronTracedModel",),
     "predictor": ("Predictor",),
     "preflight": ("PreflightReport", "check"),
