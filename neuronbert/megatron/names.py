@@ -30,6 +30,7 @@ _LAYER: Final = re.compile(r"encoder\.layers\.(\d+)\.")
 _IGNORED: Final = re.compile(r"(.*\.)?_extra_state\d*")
 """What Transformer Engine keeps for fp8."""
 _MAX_ENTRIES: Final = 100_000
+_MAX_NAME: Final = 200
 _RENAMED: Final = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -89,17 +90,20 @@ def flatten(content: Mapping[Any, Any], path: Path) -> dict[str, Any]:
 
 
 def _leaves(content: Mapping[Any, Any], path: Path) -> Iterator[tuple[str, Any]]:
-    # Not recursive, and counted: a dictionary from outside may hold itself.
-    waiting = [("", content)]
-    for _ in range(_MAX_ENTRIES):
-        if not waiting:
-            return
+    # Not recursive, and limited: a dictionary from outside may hold itself, or grow where it is flattened.
+    waiting, entries = [("", content)], 0
+    while waiting:
         name, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{name}.{key}".removeprefix("."), child) for key, child in value.items()]
-        else:
+        if not isinstance(value, dict):
             yield name, value
-    raise CheckpointCorruptError(path, f"its model has more than {_MAX_ENTRIES} entries")
+            continue
+        entries += len(value)
+        if entries > _MAX_ENTRIES:
+            raise CheckpointCorruptError(path, f"its model has more than {_MAX_ENTRIES} entries")
+        for key, child in value.items():
+            if not isinstance(key, str) or len(name) + len(key) > _MAX_NAME:
+                raise CheckpointCorruptError(path, f"its model has names of more than {_MAX_NAME} characters")
+            waiting.append((f"{name}.{key}" if name else key, child))
 
 
 def layers_in(names: Collection[str]) -> int:

@@ -15,6 +15,8 @@ Grid = dict[tuple[int, int], Path]
 """(tensor-parallel rank, pipeline stage) to its file."""
 _FILES: Final = ("model_optim_rng.pt", "model_rng.pt")
 _TRACKER: Final = "latest_checkpointed_iteration.txt"
+_DEPTH: Final = 8
+"""How many folders that hold only one are gone down."""
 _RANK: Final = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?")
 _ITERATION: Final = re.compile(r"iter_\d{7,}|release")
 
@@ -40,6 +42,9 @@ def find_ranks(path: Path) -> Grid:
     single = _file_in(folder)
     if not grid and single:
         return {(0, 0): single}
+    if not grid and (folder / ".metadata").is_file():
+        reason = "only its form torch is read: save it again with Megatron's --ckpt-format torch"
+        raise UnsupportedFeatureError("ckpt_format", "torch_dist", reason)
     if not grid:
         raise CheckpointCorruptError(path, "there is no mp_rank_00/model_optim_rng.pt in it")
     _refuse_gaps(grid, folder)
@@ -56,23 +61,24 @@ def _refuse_gaps(grid: Grid, folder: Path) -> None:
 
 
 def _find_folder(path: Path) -> Path:
-    tracker = path / _TRACKER
-    if tracker.is_file():
-        folder = path / _latest(tracker)
-        if not folder.is_dir():
-            raise MissingFileError(folder)
-        return folder
-    children = [child for child in sorted(path.iterdir()) if child.is_dir()]
-    if any(_RANK.fullmatch(child.name) for child in children) or _file_in(path):
-        return path
-    if (path / ".metadata").is_file():
-        reason = "only its form torch is read: save it again with Megatron's --ckpt-format torch"
-        raise UnsupportedFeatureError("ckpt_format", "torch_dist", reason)
-    found = [child for child in children if _ITERATION.fullmatch(child.name)]
-    if len(found) > 1:
-        raise CheckpointCorruptError(path, f"it has {len(found)} checkpoints and no {_TRACKER}; name one of them")
-    inner = found or children
-    return _find_folder(inner[0]) if len(inner) == 1 else path
+    """The folder of the ranks: one that a tracker names, or the only one there is to go down into."""
+    folder = path
+    for _ in range(_DEPTH):
+        tracker = folder / _TRACKER
+        if tracker.is_file():
+            latest = folder / _latest(tracker)
+            if not latest.is_dir():
+                raise MissingFileError(latest)
+            return latest
+        children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
+        found = [child for child in children if _ITERATION.fullmatch(child.name)]
+        if len(found) > 1:
+            raise CheckpointCorruptError(path, f"it has {len(found)} checkpoints and no {_TRACKER}; name one of them")
+        inner = found or children
+        if _file_in(folder) or len(inner) != 1 or _RANK.fullmatch(inner[0].name):
+            break
+        folder = inner[0]
+    return folder
 
 
 def _latest(tracker: Path) -> str:
