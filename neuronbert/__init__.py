@@ -32,6 +32,19 @@ if TYPE_CHECKING:
     )
     from neuronbert.heads import NeuronBertLMHeadModel as NeuronBertLMHeadModel
     from neuronbert.heads import NeuronBertModel as NeuronBertModel
+    from neuronbert.heads import NeuronMegatronBertForCausalLM as NeuronMegatronBertForCausalLM
+    from neuronbert.heads import NeuronMegatronBertForMaskedLM as NeuronMegatronBertForMaskedLM
+    from neuronbert.heads import NeuronMegatronBertForMultipleChoice as NeuronMegatronBertForMultipleChoice
+    from neuronbert.heads import (
+        NeuronMegatronBertForNextSentencePrediction as NeuronMegatronBertForNextSentencePrediction,
+    )
+    from neuronbert.heads import NeuronMegatronBertForPreTraining as NeuronMegatronBertForPreTraining
+    from neuronbert.heads import NeuronMegatronBertForQuestionAnswering as NeuronMegatronBertForQuestionAnswering
+    from neuronbert.heads import (
+        NeuronMegatronBertForSequenceClassification as NeuronMegatronBertForSequenceClassification,
+    )
+    from neuronbert.heads import NeuronMegatronBertForTokenClassification as NeuronMegatronBertForTokenClassification
+    from neuronbert.heads import NeuronMegatronBertModel as NeuronMegatronBertModel
     from neuronbert.heads import NeuronModelForCausalLM as NeuronModelForCausalLM
     from neuronbert.heads import NeuronModelForFeatureExtraction as NeuronModelForFeatureExtraction
     from neuronbert.heads import NeuronModelForMaskedLM as NeuronModelForMaskedLM
@@ -75,6 +88,15 @@ _HOMES = {
         "NeuronBertForTokenClassification",
         "NeuronBertLMHeadModel",
         "NeuronBertModel",
+        "NeuronMegatronBertForCausalLM",
+        "NeuronMegatronBertForMaskedLM",
+        "NeuronMegatronBertForMultipleChoice",
+        "NeuronMegatronBertForNextSentencePrediction",
+        "NeuronMegatronBertForPreTraining",
+        "NeuronMegatronBertForQuestionAnswering",
+        "NeuronMegatronBertForSequenceClassification",
+        "NeuronMegatronBertForTokenClassification",
+        "NeuronMegatronBertModel",
         "NeuronModelForCausalLM",
         "NeuronModelForFeatureExtraction",
         "NeuronModelForMaskedLM",

@@ -148,7 +148,9 @@ def make(found: Shards, file: Path | None, num_attention_heads: int | None) -> P
     sizes["vocabulary"], note = vocabulary.real_size(found, sizes, words)
     notes.append(note)
     if words is None:
-        notes.append("There is no vocabulary with it, so no tokenizer was written: give the file with --vocab.")
+        notes.append(
+            "There is no vocabulary with it, so no tokenizer is made: convert-megatron --vocab FILE makes one."
+        )
     return Plan(found, sizes, known, words, class_name, tuple(weights), tuple(note for note in notes if note))
 
 

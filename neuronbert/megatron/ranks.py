@@ -51,6 +51,12 @@ def find_ranks(path: Path) -> Grid:
     return grid
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder looks like one of Megatron-LM's."""
+    names = [child.name for child in folder.iterdir()]
+    return any(name in {_TRACKER, *_FILES} or _ITERATION.fullmatch(name) or _RANK.fullmatch(name) for name in names)
+
+
 def _refuse_gaps(grid: Grid, folder: Path) -> None:
     ranks, stages = (max(place[axis] for place in grid) + 1 for axis in (0, 1))
     for rank in range(ranks):

@@ -189,7 +189,7 @@ def _heads(arguments: _Arguments, sizes: Sizes, given: int | None) -> int:
     heads = given if given is not None else said if said is not None else published
     if heads is None:
         raise MissingOptionError(
-            "--num-attention-heads", f"convert-megatron {shards.path} OUT --num-attention-heads 16"
+            "--num-attention-heads", f"neuronbert convert-megatron {shards.path} OUT --num-attention-heads 16"
         )
     if said is not None and heads != said:
         raise InvalidOptionError("--num-attention-heads", heads, f"{said}, as the checkpoint's arguments say")
