@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import neuronbert
-from neuronbert import ExportSpec, NeuronAutoModel, StaticShape, convert_megatron, export, validate
+from neuronbert import ExportSpec, NeuronAutoModel, StaticShape, check, convert_megatron, export, validate
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.errors import InvalidOptionError, MissingOptionError, WrongHeadError
 from tests.support.megatron import Layout, make_model, write_folder, write_zip
@@ -118,3 +118,9 @@ def test_what_the_conversion_needs_to_know_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingOptionError, match=r"neuronbert convert-megatron .* --num-attention-heads 16"):
         export(ExportSpec(str(folder), (StaticShape(1, 16),)), tmp_path / "artifact")
     assert not (tmp_path / "artifact").exists()
+
+
+def test_a_pre_flight_converts_on_the_way_too(published: Path) -> None:
+    report = check(ExportSpec(str(published), (StaticShape(1, 16),), "fill-mask", target="inf2"))
+    assert report.task == "fill-mask"
+    assert len(report.programs) == 1
