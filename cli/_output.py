@@ -83,3 +83,18 @@ def steps() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
     console = Console(stderr=True)
     with console.status("starting") as status:
         yield lambda text: status.update(Text(text)), lambda text: console.print(Text(_printable(text)))
+
+
+@contextmanager
+def bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """How much of how much a long command has done: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task(text, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -32,6 +32,19 @@ if TYPE_CHECKING:
     )
     from neuronbert.heads import NeuronBertLMHeadModel as NeuronBertLMHeadModel
     from neuronbert.heads import NeuronBertModel as NeuronBertModel
+    from neuronbert.heads import NeuronMegatronBertForCausalLM as NeuronMegatronBertForCausalLM
+    from neuronbert.heads import NeuronMegatronBertForMaskedLM as NeuronMegatronBertForMaskedLM
+    from neuronbert.heads import NeuronMegatronBertForMultipleChoice as NeuronMegatronBertForMultipleChoice
+    from neuronbert.heads import (
+        NeuronMegatronBertForNextSentencePrediction as NeuronMegatronBertForNextSentencePrediction,
+    )
+    from neuronbert.heads import NeuronMegatronBertForPreTraining as NeuronMegatronBertForPreTraining
+    from neuronbert.heads import NeuronMegatronBertForQuestionAnswering as NeuronMegatronBertForQuestionAnswering
+    from neuronbert.heads import (
+        NeuronMegatronBertForSequenceClassification as NeuronMegatronBertForSequenceClassification,
+    )
+    from neuronbert.heads import NeuronMegatronBertForTokenClassification as NeuronMegatronBertForTokenClassification
+    from neuronbert.heads import NeuronMegatronBertModel as NeuronMegatronBertModel
     from neuronbert.heads import NeuronModelForCausalLM as NeuronModelForCausalLM
     from neuronbert.heads import NeuronModelForFeatureExtraction as NeuronModelForFeatureExtraction
     from neuronbert.heads import NeuronModelForMaskedLM as NeuronModelForMaskedLM
@@ -47,6 +60,7 @@ if TYPE_CHECKING:
     from neuronbert.heads import (
         NeuronModelForTokenClassification as NeuronModelForTokenClassification,
     )
+    from neuronbert.megatron.conversion import convert_megatron as convert_megatron
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
     from neuronbert.predictor import Predictor as Predictor
     from neuronbert.preflight import PreflightReport as PreflightReport
@@ -74,6 +88,15 @@ _HOMES = {
         "NeuronBertForTokenClassification",
         "NeuronBertLMHeadModel",
         "NeuronBertModel",
+        "NeuronMegatronBertForCausalLM",
+        "NeuronMegatronBertForMaskedLM",
+        "NeuronMegatronBertForMultipleChoice",
+        "NeuronMegatronBertForNextSentencePrediction",
+        "NeuronMegatronBertForPreTraining",
+        "NeuronMegatronBertForQuestionAnswering",
+        "NeuronMegatronBertForSequenceClassification",
+        "NeuronMegatronBertForTokenClassification",
+        "NeuronMegatronBertModel",
         "NeuronModelForCausalLM",
         "NeuronModelForFeatureExtraction",
         "NeuronModelForMaskedLM",
@@ -84,6 +107,7 @@ _HOMES = {
         "NeuronModelForSequenceClassification",
         "NeuronModelForTokenClassification",
     ),
+    "megatron.conversion": ("convert_megatron",),
     "models": ("NeuronTracedModel",),
     "predictor": ("Predictor",),
     "preflight": ("PreflightReport", "check"),

@@ -105,12 +105,14 @@ class Architecture:
         inputs: What its programs take, in order.
         heads: Task name to the name of the transformers class that has the head.
         position_offset: Positions that the embedding table keeps for padding (0 for BERT).
+        attention: transformers' attention that programs are traced with: its fused one, where the model has it.
     """
 
     model_type: str
     inputs: tuple[str, ...]
     heads: Mapping[str, str]
     position_offset: int = 0
+    attention: Literal["sdpa", "eager"] = "sdpa"
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -130,6 +132,22 @@ ARCHITECTURES: Mapping[str, Architecture] = {
                 "pre-training": "BertForPreTraining",
                 "text-generation": "BertLMHeadModel",
             },
+        ),
+        Architecture(
+            "megatron-bert",
+            ("input_ids", "attention_mask", "token_type_ids"),
+            {
+                "feature-extraction": "MegatronBertModel",
+                "fill-mask": "MegatronBertForMaskedLM",
+                "text-classification": "MegatronBertForSequenceClassification",
+                "token-classification": "MegatronBertForTokenClassification",
+                "question-answering": "MegatronBertForQuestionAnswering",
+                "multiple-choice": "MegatronBertForMultipleChoice",
+                "next-sentence-prediction": "MegatronBertForNextSentencePrediction",
+                "pre-training": "MegatronBertForPreTraining",
+                "text-generation": "MegatronBertForCausalLM",
+            },
+            attention="eager",
         ),
     )
 }

@@ -13,7 +13,8 @@
     │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
     │           EmptyTextError, InvalidTextError, UnevenRowsError, QuestionTooLongError, NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
-    │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, HeadWeightsMissingError
+    │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError,
+    │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError
     │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError,
     │                               ForeignArtifactError
@@ -383,6 +384,30 @@ class UnsafeWeightsError(CheckpointError):
             f"{path} has no safetensors weights, only {found}, and pickled files are not loaded. "
             "Load it where you trust it and save it again: model.save_pretrained(folder)."
         )
+
+
+class UnsafePickleError(CheckpointError):
+    """A pickled file that asks for more than data."""
+
+    def __init__(self, path: object, name: str) -> None:
+        super().__init__(
+            f"{path} is not loaded: it asks for {name}, which is not on the list of what a checkpoint may name. "
+            "Nothing of it was run. If you trust it, load it yourself and save its model and args alone."
+        )
+
+
+class UnsafeArchiveError(CheckpointError):
+    """An archive that would do harm if it were unpacked."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__(f"{path} is not unpacked: {problem}. Fetch the checkpoint again, from where you trust it.")
+
+
+class VocabularyError(CheckpointError):
+    """A vocabulary that isn't the checkpoint's."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__(f"The vocabulary {path} can't be used: {problem}. Give the right file with --vocab.")
 
 
 class HeadWeightsMissingError(CheckpointError):

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuronbert import card, foreign, hub
+from neuronbert import card, foreign, sources
 from neuronbert._version import __version__
 from neuronbert.architectures import find_head
 from neuronbert.artifact import CARD, Artifact, describe, seal, staged
 from neuronbert.backends import registry
 from neuronbert.cache import Cache
-from neuronbert.checkpoint import CONFIG, Checkpoint, canonical_task
+from neuronbert.checkpoint import CONFIG, canonical_task
 from neuronbert.entry import Build
 from neuronbert.errors import InvalidOptionError, StorageError
 from neuronbert.job import Job
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from neuronbert.backends.base import Compiler
+    from neuronbert.checkpoint import Checkpoint
     from neuronbert.hub import Resolved
     from neuronbert.spec import ExportSpec
 
@@ -75,10 +76,9 @@ def export(
     target, backend = registry.resolve_target(spec.target)
     if target != "cpu":  # which is always there: only its import takes long, and what is cached needs none
         _compiler(spec, target, backend)
-    with staged(output, overwrite=overwrite) as folder:
-        progress("finding the checkpoint")
-        resolved = hub.resolve(spec.model, revision=spec.revision, token=token)
-        checkpoint = Checkpoint.open(resolved.path)
+    progress("finding the checkpoint")
+    found = sources.opened(spec.model, revision=spec.revision, token=token, progress=progress)
+    with staged(output, overwrite=overwrite) as folder, found as (resolved, checkpoint):
         task = canonical_task(spec.task, checkpoint)
         spec = replace(spec, task=task, target=target)
         _check(spec, checkpoint, task, folder)

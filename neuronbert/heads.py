@@ -5,15 +5,18 @@ Owns: the names that users import. Everything they do is NeuronTracedModel's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from neuronbert import hub
+from neuronbert import hub, sources
+from neuronbert.architectures import ARCHITECTURES
 from neuronbert.artifact import Artifact
-from neuronbert.checkpoint import Checkpoint, canonical_task
+from neuronbert.checkpoint import canonical_task
 from neuronbert.models import NeuronTracedModel
 
 if TYPE_CHECKING:
     import os
+
+T = TypeVar("T", bound=NeuronTracedModel)
 
 
 class NeuronModelForFeatureExtraction(NeuronTracedModel):
@@ -124,6 +127,24 @@ class NeuronBertLMHeadModel(NeuronModelForCausalLM):
     model_type = "bert"
 
 
+def _own(model_type: str, neutral: type[T]) -> type[T]:
+    """The class of an architecture's head, named after transformers' class for it."""
+    name = f"Neuron{ARCHITECTURES[model_type].heads[str(neutral.task)]}"
+    doc = f"{model_type}: {neutral.__doc__}"
+    return type(name, (neutral,), {"model_type": model_type, "__module__": __name__, "__doc__": doc})
+
+
+NeuronMegatronBertModel = _own("megatron-bert", NeuronModelForFeatureExtraction)
+NeuronMegatronBertForMaskedLM = _own("megatron-bert", NeuronModelForMaskedLM)
+NeuronMegatronBertForSequenceClassification = _own("megatron-bert", NeuronModelForSequenceClassification)
+NeuronMegatronBertForTokenClassification = _own("megatron-bert", NeuronModelForTokenClassification)
+NeuronMegatronBertForQuestionAnswering = _own("megatron-bert", NeuronModelForQuestionAnswering)
+NeuronMegatronBertForMultipleChoice = _own("megatron-bert", NeuronModelForMultipleChoice)
+NeuronMegatronBertForNextSentencePrediction = _own("megatron-bert", NeuronModelForNextSentencePrediction)
+NeuronMegatronBertForPreTraining = _own("megatron-bert", NeuronModelForPreTraining)
+NeuronMegatronBertForCausalLM = _own("megatron-bert", NeuronModelForCausalLM)
+
+
 _BY_TASK: dict[str | None, type[NeuronTracedModel]] = {head.task: head for head in NeuronTracedModel.__subclasses__()}
 _BY_BOTH: dict[tuple[str | None, str | None], type[NeuronTracedModel]] = {
     (head.model_type, head.task): head for row in _BY_TASK.values() for head in row.__subclasses__()
@@ -146,10 +167,9 @@ class NeuronAutoModel:
         """
         revision, token = options.pop("revision", None), options.pop("token", None)
         if options.get("export"):
-            resolved = hub.resolve(str(model_id), revision=revision, token=token)
-            checkpoint = Checkpoint.open(resolved.path)
-            task = canonical_task(options.pop("task", "auto"), checkpoint)
-            head = _find_class(checkpoint.architecture.model_type, task)
+            with sources.opened(str(model_id), revision=revision, token=token) as (resolved, checkpoint):
+                task = canonical_task(options.pop("task", "auto"), checkpoint)
+                head = _find_class(checkpoint.architecture.model_type, task)
             return head.from_pretrained(model_id, revision=resolved.revision, token=token, **options)
         resolved = hub.resolve(str(model_id), revision=revision, token=token, files=None)
         manifest = Artifact.open(resolved.path, verify=False).manifest

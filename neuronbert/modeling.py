@@ -140,7 +140,7 @@ def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str
     settings = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     config = {
         "use_cache": False,
-        "attn_implementation": "sdpa",
+        "attn_implementation": checkpoint.architecture.attention,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }

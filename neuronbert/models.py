@@ -18,12 +18,12 @@ from transformers import CONFIG_MAPPING
 from transformers import modeling_outputs as output_classes
 from transformers.models.bert import modeling_bert
 
-from neuronbert import hub
+from neuronbert import hub, sources
 from neuronbert.architectures import find_task
 from neuronbert.artifact import MANIFEST, Artifact, staged
 from neuronbert.backends import registry
 from neuronbert.backends.base import ANYWHERE
-from neuronbert.checkpoint import CONFIG, Checkpoint
+from neuronbert.checkpoint import CONFIG
 from neuronbert.errors import ArtifactCorruptError, InvalidOptionError, ReplacedWeightsError, WrongHeadError, first_line
 from neuronbert.exporter import export as export_artifact
 from neuronbert.modeling import WRAPPED
@@ -130,8 +130,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         placement: Placement,
         options: dict[str, Any],
     ) -> Self:
-        checkpoint = Checkpoint.open(hub.resolve(model_id, revision=revision, token=token).path)
-        model_type = checkpoint.architecture.model_type
+        model_type = sources.find_model_type(model_id, revision=revision, token=token)
         if cls.model_type not in (None, model_type):
             raise WrongHeadError(cls.__name__, f"{cls.model_type} models", f"a {model_type} model")
         cache = options.pop("cache", True)

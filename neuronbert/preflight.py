@@ -11,11 +11,11 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from neuronbert import hlo, hub, inputs, modeling
+from neuronbert import hlo, inputs, modeling, sources
 from neuronbert._version import __version__
 from neuronbert.architectures import find_head
 from neuronbert.backends import registry
-from neuronbert.checkpoint import Checkpoint, canonical_task
+from neuronbert.checkpoint import canonical_task
 from neuronbert.errors import InvalidOptionError, LoweringUnavailableError, PreflightFailedError
 from neuronbert.graphs import Graph
 from neuronbert.patterns import Case
@@ -148,12 +148,12 @@ def check(
     """
     target = _target(spec.target)
     progress("finding the checkpoint")
-    checkpoint = Checkpoint.open(hub.resolve(spec.model, revision=spec.revision, token=token).path)
-    task = canonical_task(spec.task, checkpoint)
-    find_head(checkpoint.architecture, task)
-    check_choices(spec.shapes, needed=task == "multiple-choice")
-    progress("loading the weights")
-    loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
+    with sources.opened(spec.model, revision=spec.revision, token=token, progress=progress) as (_, checkpoint):
+        task = canonical_task(spec.task, checkpoint)
+        find_head(checkpoint.architecture, task)
+        check_choices(spec.shapes, needed=task == "multiple-choice")
+        progress("loading the weights")
+        loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
     flight = _Flight(spec, target, checkpoint.max_sequence_length, loaded, hlo_python)
     for shape in spec.shapes:
         progress(f"looking at {shape.name}")

@@ -6,6 +6,7 @@ Owns: which calls are made and what is compared. Knows nothing of how artifacts 
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from neuronbert import card, compare, hub, inputs, metrics, modeling, tokenization
+from neuronbert import card, compare, inputs, metrics, modeling, sources, tokenization
 from neuronbert._version import __version__
 from neuronbert.artifact import CARD, REPORT, Artifact
-from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import (
     MissingFileError,
     ModelNotFoundError,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from neuronbert.checkpoint import Checkpoint
     from neuronbert.compare import Tolerance
     from neuronbert.decoding import Row
     from neuronbert.inputs import Batch
@@ -82,18 +83,18 @@ def validate(
     session = Session.open(path)
     manifest = session.manifest
     progress("loading the reference")
-    checkpoint = _find_reference(manifest, model, token)
-    if not session.artifact.foreign and checkpoint.weights_sha256() != manifest.source.weights_sha256:
-        problem = f"the weights given are not those it was exported from, sha256 {manifest.source.weights_sha256}"
-        report = _report(session, model, problem=problem)
-        record = record and model is None  # another checkpoint says nothing about the artifact
-    else:
-        rows = metrics.read(Path(data), manifest, session.artifact.config()) if data is not None else ()
-        loaded = modeling.load(checkpoint, manifest.task, allow_random_weights=bool(manifest.source.random_weights))
-        reference = _as_the_program(loaded, manifest)
-        checks = tuple(_checks(session, reference, progress))
-        scored = _metrics(session, reference, rows) if rows else ()
-        report = _report(session, model, checks=checks, metrics=scored)
+    with _reference(manifest, model, token, progress) as checkpoint:
+        if not session.artifact.foreign and checkpoint.weights_sha256() != manifest.source.weights_sha256:
+            problem = f"the weights given are not those it was exported from, sha256 {manifest.source.weights_sha256}"
+            report = _report(session, model, problem=problem)
+            record = record and model is None  # another checkpoint says nothing about the artifact
+        else:
+            rows = metrics.read(Path(data), manifest, session.artifact.config()) if data is not None else ()
+            loaded = modeling.load(checkpoint, manifest.task, allow_random_weights=bool(manifest.source.random_weights))
+            reference = _as_the_program(loaded, manifest)
+            checks = tuple(_checks(session, reference, progress))
+            scored = _metrics(session, reference, rows) if rows else ()
+            report = _report(session, model, checks=checks, metrics=scored)
     if record and session.artifact.foreign:
         logger.warning("the verdict was not recorded: %s has no neuronbert.json to hold it", path)
     elif record:
@@ -101,16 +102,22 @@ def validate(
     return report
 
 
-def _find_reference(manifest: Manifest, model: str | None, token: str | bool | None) -> Checkpoint:
+@contextmanager
+def _reference(
+    manifest: Manifest, model: str | None, token: str | bool | None, progress: Callable[[str], None]
+) -> Iterator[Checkpoint]:
     source = manifest.source
     place = model or source.path or (source.model if source.revision else None)
     if place is None:
         raise ReferenceNotFoundError(source.model)
-    try:
-        resolved = hub.resolve(place, revision=None if model else source.revision, token=token)
-        return Checkpoint.open(resolved.path)
-    except (ModelNotFoundError, MissingFileError) as error:
-        raise ReferenceNotFoundError(place) from error
+    revision = None if model else source.revision
+    with ExitStack() as stack:
+        try:
+            found = sources.opened(place, revision=revision, token=token, progress=progress)
+            _, checkpoint = stack.enter_context(found)
+        except (ModelNotFoundError, MissingFileError) as error:
+            raise ReferenceNotFoundError(place) from error
+        yield checkpoint
 
 
 def _as_the_program(loaded: LoadedHead, manifest: Manifest) -> EncoderHead:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import transformers
+from bench_megatron import megatron
 from bench_tools import Clocked, Row, alternate, peak_bytes, python, ratios
 
 from neuronbert import Cache, ExportSpec, NeuronBertModel, StaticShape, check, export
@@ -333,4 +334,5 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "neff": neff,
     "cache": cached,
     "check": checks,
+    "megatron": megatron,
 }

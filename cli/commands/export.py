@@ -17,7 +17,9 @@ _NEURON = "Neuron targets"
 
 def export(
     output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint folder or a Hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A checkpoint folder, a Hub id, or a zip of Megatron-LM.")
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="The head's task; auto reads it off the checkpoint.", show_default="auto")
     ] = None,

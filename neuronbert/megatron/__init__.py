@@ -1,0 +1,1 @@
+"""MegatronBERT checkpoints as Megatron-LM writes them, to checkpoints that transformers reads."""
