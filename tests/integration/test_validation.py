@@ -36,8 +36,8 @@ class WrongValue(Wrapped):
 class NotANumber(Wrapped):
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Outputs:
         hidden, pooled = self.inner(ids, mask, types)
-        pooled[0, 0] = float("nan")
-        return hidden, pooled
+        none = pooled - pooled
+        return hidden, pooled + none / none
 
 
 class WrongShape(Wrapped):
@@ -64,7 +64,7 @@ class RightOnce(Wrapped):
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Outputs:
         hidden, pooled = self.inner(ids, mask, types)
-        self.calls += 1
+        self.calls.add_(1)
         return hidden * (self.calls < 2), pooled
 
 
