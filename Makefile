@@ -29,8 +29,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Export, validate and run a real checkpoint in out/demo
 	@$(BIN)/python scripts/demo.py $(DEMO)
 
-test: $(READY) ## Run the whole test-suite
-	$(BIN)/python -m pytest
+test: $(READY) ## Run the whole test-suite, on two cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: lint types imports test ## Everything that CI runs
 

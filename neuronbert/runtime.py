@@ -16,7 +16,6 @@ from torch import Tensor
 from neuronbert.artifact import Artifact
 from neuronbert.backends import registry
 from neuronbert.backends.base import ANYWHERE
-from neuronbert.backends.torchscript import reason
 from neuronbert.errors import (
     ArtifactCorruptError,
     BatchTooLargeError,
@@ -118,11 +117,8 @@ class Session:
             expected = tuple((dims[0], *sizes[1:]) for sizes in expected)
         full = dims == compiled
         given = tensors if full else pad(tensors, self._inputs, compiled)
-        try:
-            with torch.no_grad():
-                outputs = self._programs[shape](*given)
-        except RuntimeError as error:  # a device's own are worded by its backend
-            raise ArtifactCorruptError(self._file(shape), f"can't be run ({reason(error)})") from error
+        with torch.no_grad():
+            outputs = self._programs[shape](*given)
         if tuple([getattr(output, "shape", None) for output in outputs]) != expected:
             found = ", ".join(_described(output) for output in outputs)
             wanted = ", ".join(str(list(sizes)) for sizes in expected)

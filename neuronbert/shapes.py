@@ -60,6 +60,10 @@ class StaticShape:
         """How many tokens one call holds."""
         return self.batch_size * self.sequence_length * (self.num_choices or 1)
 
+    def order(self) -> tuple[int, int]:
+        """By this the smallest program comes first."""
+        return self.tokens, self.sequence_length
+
     def fits(self, dims: tuple[int, ...]) -> bool:
         """Whether a call of these dimensions can be padded up to this shape."""
         return len(dims) == len(self.dims) and all(have <= room for have, room in zip(dims, self.dims, strict=True))
@@ -80,7 +84,7 @@ def check_choices(shapes: Iterable[StaticShape], *, needed: bool) -> None:
 def smallest_fit(shapes: Iterable[StaticShape], dims: tuple[int, ...]) -> StaticShape | None:
     """The shape with the fewest tokens that a call of these dimensions fits in, or None."""
     fitting = [shape for shape in shapes if shape.fits(dims)]
-    return min(fitting, key=lambda shape: (shape.tokens, shape.sequence_length), default=None)
+    return min(fitting, key=StaticShape.order, default=None)
 
 
 def chunk(shapes: Iterable[StaticShape], lengths: Sequence[int]) -> list[range]:

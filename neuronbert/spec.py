@@ -124,4 +124,4 @@ def shapes_of(
 ) -> tuple[StaticShape, ...]:
     """Every batch size with every sequence length, smallest program first."""
     shapes = {StaticShape(b, s, num_choices) for b in batch_sizes for s in sequence_lengths}
-    return tuple(sorted(shapes, key=lambda shape: (shape.tokens, shape.sequence_length)))
+    return tuple(sorted(shapes, key=StaticShape.order))

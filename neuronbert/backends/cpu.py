@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -16,18 +17,18 @@ from neuronbert.backends import torchscript
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.backends.batching import DynamicBatch
-from neuronbert.errors import FixedWeightsError, InvalidOptionError
+from neuronbert.errors import ArtifactCorruptError, FixedWeightsError, InvalidOptionError
 from neuronbert.manifest import CompilerInfo, ProgramSpec
+from neuronbert.shapes import StaticShape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
 
     from neuronbert.backends.base import Compiler, Placement, Program, Runtime
     from neuronbert.manifest import Manifest
-    from neuronbert.shapes import StaticShape
     from neuronbert.spec import ExportSpec
 
 PROGRAM_FILE: Final = "model.neuron"
@@ -107,10 +108,9 @@ class CpuRuntime:
         for name in manifest.program_files:
             held = [program for program in manifest.programs if program.file == name]
             methods = [program.method for program in held]
-            module = torchscript.load(folder / name, methods)
-            frozen = torch.jit.freeze(module, preserved_attrs=[method for method in methods if method != "forward"])
+            frozen = _freeze(torchscript.load(folder / name, methods), methods, folder / name)
             for program in held:
-                run = getattr(frozen, program.method)
+                run = CpuProgram(getattr(frozen, program.method), folder / name)
                 programs[program.shape] = DynamicBatch(run, program.batch_size) if manifest.dynamic_batch else run
         return programs
 
@@ -123,6 +123,26 @@ class CpuRuntime:
         raise FixedWeightsError
 
 
+@dataclass(frozen=True, slots=True)
+class CpuProgram:
+    """One method of a frozen module; what it raises is worded as ours.
+
+    Attributes:
+        method: The method.
+        path: The file that it is from.
+    """
+
+    method: Callable[..., tuple[Tensor, ...]]
+    path: Path
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run it."""
+        try:
+            return self.method(*inputs)
+        except RuntimeError as error:
+            raise ArtifactCorruptError(self.path, f"can't be run ({torchscript.reason(error)})") from error
+
+
 def compiler() -> Compiler:
     """The compiler of this backend."""
     return CpuCompiler()
@@ -133,9 +153,16 @@ def runtime() -> Runtime:
     return CpuRuntime()
 
 
+def _freeze(module: Any, methods: list[str], path: Path) -> Any:
+    try:
+        return torch.jit.freeze(module, preserved_attrs=[method for method in methods if method != "forward"])
+    except RuntimeError as error:  # folding runs some of it
+        raise ArtifactCorruptError(path, f"can't be folded ({torchscript.reason(error)})") from error
+
+
 def _name_methods(shapes: tuple[StaticShape, ...]) -> tuple[ProgramSpec, ...]:
     # Other readers of this format run `forward`, so that is the one that takes the most.
-    largest = max(shapes, key=lambda shape: (shape.tokens, shape.sequence_length))
+    largest = max(shapes, key=StaticShape.order)
     return tuple(
         ProgramSpec.of(shape, file=PROGRAM_FILE, method="forward" if shape == largest else f"forward_{shape.name}")
         for shape in shapes

@@ -32,11 +32,12 @@ ONE_OF_A_KIND = [target for target in TARGETS if target != "trn2 double"]
 
 
 @pytest.fixture(params=TARGETS)
-def target(request: pytest.FixtureRequest, host: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> str:
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A target that this process can compile for and run on."""
     name, _, double = request.param.partition(" ")
     if name == "device":
         return os.environ[DEVICE_TESTS]
+    host = request.getfixturevalue("host")
     if double:
         native = name == "trn3"
         host(
@@ -97,9 +98,9 @@ def test_each_program_of_a_trace_is_a_neff_that_inspect_finds(made: Callable[...
     if artifact.manifest.backend != "neuronx":
         assert not any(found)
         return
-    assert [len(neffs) for neffs in found] == [1, 1]
-    lnc = 2 if artifact.manifest.target == "trn2" else 1
-    assert {neff.header.lnc_size for neffs in found for neff in neffs} == {lnc}
+    assert all(found)
+    sizes = {2} if artifact.manifest.target == "trn2" else {0, 1}  # 0 before there was a choice
+    assert {neff.header.lnc_size for neffs in found for neff in neffs} <= sizes
 
 
 def test_a_row_does_not_depend_on_its_companions(made: Callable[..., Artifact]) -> None:
