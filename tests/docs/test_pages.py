@@ -14,8 +14,8 @@ from neuronbert import errors
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--extra-index-url"}
-"""Options of pip and docker."""
+ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--extra-index-url", "--ckpt-format"}
+"""Options of pip, docker and Megatron-LM."""
 COMPILER_FLAGS = {
     "--model-type",
     "--enable-mixed-precision-accumulation",

@@ -229,10 +229,10 @@ from neuronbert.backends import torchscript
 save = torchscript.save
 def slow(module, path):
     save(module, path)
-    print("saved", flush=True)
+    print("saved", file=sys.stderr, flush=True)
     time.sleep(60)
 torchscript.save = slow
-sys.argv = ["neuronbert", "export", "--model", sys.argv[1], "--sequence-length", "16", sys.argv[2]]
+sys.argv = ["neuronbert", "export", "--model", sys.argv[1], "--sequence-length", "16", "--no-cache", sys.argv[2]]
 from cli.app import main
 main()
 """
@@ -242,9 +242,9 @@ main()
 def test_an_interrupted_export_leaves_no_output(checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out"
     run = [sys.executable, "-W", "ignore", "-c", SLOW_EXPORT, str(checkpoint), str(out)]
-    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "saved\n"
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "saved\n" in iter(process.stderr.readline, "")  # reads up to it, no further
         time.sleep(0.1)
         process.send_signal(number)
         _, complaint = process.communicate(timeout=30)
