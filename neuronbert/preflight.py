@@ -47,7 +47,7 @@ class ProgramCounts:
         weights_bytes: Its weights, as they are in the checkpoint's type on the host: fp32.
         io_bytes: Its inputs and outputs.
         peak_bytes: The values in between, where they take the most.
-        hlo_operations: How many HLO instructions it lowers to; None if it wasn't lowered.
+        hlo_operations: How many HLO instructions it lowers to; None if it wasn't lowered to its end.
         hlo_flops: As `flops`, counted in the HLO.
     """
 
@@ -79,8 +79,8 @@ class PreflightReport:
         rules: The codes of the rules that were applied.
         programs: What each program takes; none for one that can't be traced.
         findings: The rules that are broken.
-        lowered_by: The versions of torch and torch_xla that lowered the programs; empty if they weren't.
-        not_lowered: Why they weren't.
+        lowered_by: The versions of torch and torch_xla that lowered programs; empty if they lowered none.
+        not_lowered: Why one wasn't, or all of them weren't.
     """
 
     neuronbert_version: str
@@ -100,11 +100,16 @@ class PreflightReport:
         return not self.findings
 
     @property
+    def lowered(self) -> bool:
+        """Whether every program was lowered to HLO."""
+        return bool(self.programs) and all(program.hlo_operations is not None for program in self.programs)
+
+    @property
     def verdict(self) -> str:
         """The most that can be said of it."""
         if self.findings:
             return f"the compiler is documented to refuse this ({len(self.findings)} found)"
-        return "lowers, no known-bad pattern" if self.lowered_by else "no known-bad pattern found"
+        return "lowers, no known-bad pattern" if self.lowered else "no known-bad pattern found"
 
     def raise_if_failed(self) -> None:
         """Raise if a rule is broken.
@@ -223,6 +228,7 @@ class _Flight:
         lowered = self._lower(example)
         if lowered:
             self.findings += findings(Case(self._target, lowered), shape.name, "hlo")
+        whole = lowered if lowered and not lowered.problem else None
         self.programs.append(
             ProgramCounts(
                 name=shape.name,
@@ -231,8 +237,8 @@ class _Flight:
                 weights_bytes=graph.weights_bytes,
                 io_bytes=graph.io_bytes,
                 peak_bytes=graph.peak_bytes,
-                hlo_operations=len(lowered.ops) if lowered else None,
-                hlo_flops=lowered.flops if lowered else None,
+                hlo_operations=len(whole.ops) if whole else None,
+                hlo_flops=whole.flops if whole else None,
             )
         )
 

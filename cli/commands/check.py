@@ -94,5 +94,5 @@ def _show(found: "PreflightReport") -> None:
         _output.note(f"  {finding.page}")
     if found.not_lowered:
         _output.note(f"Not lowered to HLO: {found.not_lowered}.")
-    lowered = ", by " + ", ".join(f"{name} {version}" for name, version in found.lowered_by.items())
-    _output.data(f"{found.target}: {found.verdict}{lowered if found.lowered_by else ''}")
+    tools = ", ".join(f"{name} {version}" for name, version in found.lowered_by.items())
+    _output.data(f"{found.target}: {found.verdict}" + (f", by {tools}" if found.passed and found.lowered else ""))

@@ -68,12 +68,23 @@ def test_a_lowered_program_says_so_and_by_what(tiny, lowering: str) -> None:
     assert 0 < program.hlo_flops < program.flops
 
 
+def test_one_program_that_isnt_lowered_leaves_the_verdict_without_it(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(DOUBLE))
+    monkeypatch.setenv("DOUBLE_DIES_OF", "1x16")
+    monkeypatch.setattr(hlo, "find_interpreter", lambda: sys.executable)
+    report = check(ExportSpec(str(tiny("fill-mask")), (SHORT, StaticShape(1, 16)), target="inf2"))
+    assert [program.hlo_operations is None for program in report.programs] == [False, True]
+    assert "torch_xla died" in report.not_lowered
+    assert (report.passed, report.lowered, report.verdict) == (True, False, "no known-bad pattern found")
+
+
 def test_what_stops_the_lowering_is_found(tiny, lowering: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOUBLE_FAILS", "aten::nonsense has no lowering\nand more")
     report = check(ExportSpec(str(tiny("fill-mask")), (SHORT,), target="inf2"), hlo_python=lowering)
     (finding,) = report.findings
     assert (finding.code, finding.graph, finding.program) == ("trace", "hlo", "2x32")
     assert "aten::nonsense has no lowering" in finding.problem
+    assert report.programs[0].hlo_operations is None
     assert "lowers" not in report.verdict
 
 
