@@ -624,7 +624,7 @@ class DamagedCacheError(FailedCheckError):
 
 
 class PreflightFailedError(FailedCheckError):
-    """A program that the compiler is documented to refuse."""
+    """A program that the compiler is documented to refuse, or that would go wrong on the device."""
 
     def __init__(self, code: str, problem: str, fix: str, more: int) -> None:
         others = f" (and {more} more)" if more else ""

@@ -107,8 +107,12 @@ class PreflightReport:
     @property
     def verdict(self) -> str:
         """The most that can be said of it."""
+        refused = sum(finding.refused for finding in self.findings)
+        if refused:
+            others = f" and {len(self.findings) - refused} more" if refused < len(self.findings) else ""
+            return f"the compiler is documented to refuse this ({refused} found{others})"
         if self.findings:
-            return f"the compiler is documented to refuse this ({len(self.findings)} found)"
+            return f"{len(self.findings)} problem{'s' if len(self.findings) > 1 else ''} found"
         return "lowers, no known-bad pattern" if self.lowered else "no known-bad pattern found"
 
     def raise_if_failed(self) -> None:

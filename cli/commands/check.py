@@ -39,7 +39,7 @@ def check(
     token: Token = None,
     json_: Json = False,
 ) -> None:
-    """Look for what the Neuron compiler is documented to refuse, without it; exit 1 if there is any.
+    """Look for what the Neuron compiler is documented to refuse or to get wrong, without it; exit 1 if there is any.
 
     It can't tell that something will compile.
 

@@ -38,6 +38,10 @@ def test_the_rules_without_a_code_are_named() -> None:
     ]
 
 
+def test_only_what_has_a_code_is_said_to_be_refused() -> None:
+    assert all(rule.refused == rule.code.startswith("NCC_") for rule in RULES)
+
+
 def test_every_rule_has_a_page_and_a_fix() -> None:
     for rule in RULES:
         assert rule.address.startswith("https://awsdocs-neuron.readthedocs-hosted.com/en/latest/")

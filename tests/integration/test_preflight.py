@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_what_stops_the_lowering_is_found(tiny, lowering: str, monkeypatch: pyte
     assert (finding.code, finding.graph, finding.program) == ("trace", "hlo", "2x32")
     assert "aten::nonsense has no lowering" in finding.problem
     assert report.programs[0].hlo_operations is None
-    assert "lowers" not in report.verdict
+    assert report.verdict == "1 problem found"
 
 
 def test_what_is_computed_on_the_cpu_in_place_of_lowering_is_found(lowering: str, monkeypatch) -> None:
@@ -138,13 +139,22 @@ def test_rows_longer_than_the_positions_are_found(tiny) -> None:
     assert (finding.code, finding.program) == ("NCC_EVRF056", "1x65")
     assert finding.page.endswith("compiler/error-codes/EVRF056.html")
     assert [program.name for program in report.programs] == ["2x32"]
+    assert report.verdict == "the compiler is documented to refuse this (1 found)"
     with pytest.raises(PreflightFailedError, match="65 tokens"):
         report.raise_if_failed()
 
 
-def test_weights_inside_are_counted_once_for_each_program(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
+def test_the_verdict_says_refused_only_of_what_is_documented(tiny, lowering: str, monkeypatch) -> None:
+    monkeypatch.setenv("DOUBLE_FAILS", "no lowering")
+    spec = ExportSpec(str(tiny("fill-mask")), (SHORT,), target="inf2", lnc=2)
+    report = check(spec, hlo_python=lowering)
+    assert {finding.code: finding.refused for finding in report.findings} == {"NCC_EARG001": True, "trace": False}
+    assert report.verdict == "the compiler is documented to refuse this (1 found and 1 more)"
+    others = replace(report, findings=(report.findings[-1],) * 2)
+    assert others.verdict == "2 problems found"
 
+
+def test_weights_inside_are_counted_once_for_each_program(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     from neuronbert import preflight
     from neuronbert.targets import TARGETS
 
