@@ -20,7 +20,8 @@
     │                               ForeignArtifactError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
-    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError
+    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
+    │   │   NotExportableError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
@@ -579,6 +580,16 @@ class LoweringUnavailableError(UnavailableError):
         super().__init__(
             f"{python} can't lower to HLO: {reason.rstrip('.')}. "
             "It needs torch 2.9 and torch_xla 2.9; name one that has them with --hlo-python."
+        )
+
+
+class NotExportableError(UnavailableError):
+    """A program that can't be handed to what lowers it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"torch.export can't take the model: {reason.rstrip('.')}. torch_neuronx.trace doesn't use it, and may do; "
+            "what needs no HLO is checked without --hlo-python."
         )
 
 

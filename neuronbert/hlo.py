@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.errors import LoweringUnavailableError, StorageError, first_line
+from neuronbert.errors import LoweringUnavailableError, NotExportableError, StorageError, first_line
 from neuronbert.graphs import Graph, Op, Value
 
 if TYPE_CHECKING:
@@ -76,14 +76,16 @@ def lower(module: nn.Module, inputs: tuple[Tensor, ...], python: str) -> Lowered
         python: An interpreter with torch and torch_xla 2.9.
 
     Raises:
+        NotExportableError: torch.export can't take the module, so nothing can be handed over. It says nothing of
+            torch_neuronx.trace, which goes another way.
         LoweringUnavailableError: the interpreter can't do it.
         StorageError: there is no room for the program's file.
     """
     try:
         with torch.no_grad():
             exported = torch.export.export(module, inputs)
-    except Exception as error:  # noqa: BLE001  what torch can't export is the answer
-        return Lowered(Graph((), problem=first_line(error)), {})
+    except Exception as error:
+        raise NotExportableError(first_line(error)) from error
     weights = sum(tensor.nbytes for tensor in exported.state_dict.values())
     with tempfile.TemporaryDirectory(prefix="neuronbert-hlo-") as folder:
         free = shutil.disk_usage(folder).free

@@ -16,7 +16,12 @@ from neuronbert._version import __version__
 from neuronbert.architectures import find_head
 from neuronbert.backends import registry
 from neuronbert.checkpoint import canonical_task
-from neuronbert.errors import InvalidOptionError, LoweringUnavailableError, PreflightFailedError
+from neuronbert.errors import (
+    InvalidOptionError,
+    LoweringUnavailableError,
+    NotExportableError,
+    PreflightFailedError,
+)
 from neuronbert.graphs import Graph
 from neuronbert.patterns import Case
 from neuronbert.recording import record
@@ -148,7 +153,8 @@ def check(
     Raises:
         UsageError: the spec makes no program (task, head, shape, target).
         DataError: the checkpoint is broken or unsafe.
-        UnavailableError: the model isn't there, or `hlo_python` can't lower.
+        UnavailableError: the model isn't there, or `hlo_python` can't lower (a model that torch.export can't take is
+            an error only if nothing else was found).
 
     Example:
         >>> from neuronbert import ExportSpec, StaticShape, check
@@ -167,6 +173,8 @@ def check(
     for shape in spec.shapes:
         progress(f"looking at {shape.name}")
         flight.look(shape)
+    if hlo_python and flight.not_exported and not flight.findings:
+        raise flight.not_exported
     return PreflightReport(
         neuronbert_version=__version__,
         model=spec.model,
@@ -206,6 +214,7 @@ class _Flight:
         self.findings: list[Finding] = []
         self.lowered_by: Mapping[str, str] = {}
         self.not_lowered = ""
+        self.not_exported: NotExportableError | None = None
         self._spec, self._target, self._positions, self._loaded = spec, target, positions, loaded
         self._asked = hlo_python is not None
         self._python = hlo_python or hlo.find_interpreter()
@@ -255,6 +264,9 @@ class _Flight:
             if self._asked:
                 raise
             self._python, self.not_lowered = None, str(error)
+            return None
+        except NotExportableError as error:
+            self.not_exported, self.not_lowered = error, str(error)
             return None
         self.lowered_by = lowered.versions
         return lowered.graph

@@ -93,6 +93,6 @@ def _show(found: "PreflightReport") -> None:
         _output.note(f"{finding.code}: {finding.program}, {finding.graph}: {finding.problem}. {finding.fix}.")
         _output.note(f"  {finding.page}")
     if found.not_lowered:
-        _output.note(f"Not lowered to HLO: {found.not_lowered}.")
+        _output.note(f"Not lowered to HLO: {found.not_lowered.rstrip('.')}.")
     tools = ", ".join(f"{name} {version}" for name, version in found.lowered_by.items())
     _output.data(f"{found.target}: {found.verdict}" + (f", by {tools}" if found.passed and found.lowered else ""))

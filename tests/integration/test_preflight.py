@@ -19,6 +19,7 @@ from neuronbert.errors import (
     InvalidOptionError,
     InvalidShapeError,
     LoweringUnavailableError,
+    NotExportableError,
     PreflightFailedError,
     StorageError,
 )
@@ -95,14 +96,37 @@ def test_what_is_computed_on_the_cpu_in_place_of_lowering_is_found(lowering: str
     assert lowered.graph.problem == "torch_xla has no lowering for aten::nonzero"
 
 
-def test_a_module_that_torch_cant_export_has_no_hlo() -> None:
-    class Branches(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x if x.sum() > 0 else -x
+class Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
 
-    lowered = hlo.lower(Branches(), (torch.ones(2),), "/never/started")
-    assert lowered.graph.problem
-    assert lowered.graph.ops == ()
+
+def test_a_module_that_torch_cant_export_is_not_handed_over() -> None:
+    with pytest.raises(NotExportableError, match="can't take the model"):
+        hlo.lower(Branches(), (torch.ones(2),), "/never/started")
+
+
+def refuse_export(*_arguments: object) -> None:
+    raise RuntimeError("no such thing as numpy()")  # as torch says of a module that reads .numpy()
+
+
+def test_what_torch_cant_export_is_no_finding(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hlo, "find_interpreter", lambda: sys.executable)
+    monkeypatch.setattr(torch.export, "export", refuse_export)
+    report = check(ExportSpec(str(tiny("fill-mask")), (SHORT,), target="inf2"))
+    assert (report.findings, report.verdict) == ((), "no known-bad pattern found")
+    assert "numpy()" in report.not_lowered
+    assert report.lowered_by == {}
+
+
+def test_hlo_that_was_asked_for_is_missed_only_where_something_else_is_found(tiny, monkeypatch) -> None:
+    monkeypatch.setattr(torch.export, "export", refuse_export)
+    spec = ExportSpec(str(tiny("fill-mask")), (SHORT,), target="inf2")
+    with pytest.raises(NotExportableError, match="without --hlo-python"):
+        check(spec, hlo_python=sys.executable)
+    found = check(replace(spec, shapes=(SHORT, StaticShape(1, 65))), hlo_python=sys.executable)
+    assert [finding.code for finding in found.findings] == ["NCC_EVRF056"]
+    assert "numpy()" in found.not_lowered
 
 
 @pytest.mark.parametrize(
