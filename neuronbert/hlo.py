@@ -7,6 +7,7 @@ Source of the text's form: XLA's HloModule::ToString, which torch_xla 2.9 prints
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _WORKER: Final = Path(__file__).with_name("hlo_worker.py")
+_TIMEOUT_SECONDS: Final = 900.0
+"""Far more than the heads of BERT-large take; what takes longer hangs."""
 _DTYPES: Final = {
     "pred": "bool",
     "bf16": "bfloat16",
@@ -78,7 +81,7 @@ def lower(module: nn.Module, inputs: tuple[Tensor, ...], python: str) -> Lowered
     Raises:
         NotExportableError: torch.export can't take the module, so nothing can be handed over. It says nothing of
             torch_neuronx.trace, which goes another way.
-        LoweringUnavailableError: the interpreter can't do it.
+        LoweringUnavailableError: the interpreter can't do it, or not in 15 minutes.
         StorageError: there is no room for the program's file.
     """
     try:
@@ -111,12 +114,22 @@ def _run(python: str, arguments: list[str], folder: str) -> None:
                 text=True,
                 errors="replace",
                 check=False,
+                env=_environment(python),
+                timeout=_TIMEOUT_SECONDS,
             )
+    except subprocess.TimeoutExpired as error:
+        raise LoweringUnavailableError(python, f"it wasn't done in {_TIMEOUT_SECONDS:g} seconds") from error
     except OSError as error:
         raise LoweringUnavailableError(python, error.strerror or str(error)) from error
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise LoweringUnavailableError(python, said[-1].strip() if said else f"it ended with {done.returncode}")
+
+
+def _environment(python: str) -> dict[str, str]:
+    # Another interpreter has packages of its own, and ours, of other versions, would hide them.
+    ours = () if python == sys.executable else ("PYTHONPATH", "PYTHONHOME")
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def _read(answer: Path, python: str) -> dict[str, Any]:

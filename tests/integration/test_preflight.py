@@ -143,6 +143,33 @@ def test_an_interpreter_that_cant_lower_is_an_error(python: str, said: str) -> N
         hlo.lower(nn.Linear(2, 2), (torch.ones(1, 2),), python)
 
 
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], str]:
+    """A program to name as an interpreter."""
+
+    def write(line: str) -> str:
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return write
+
+
+def test_another_interpreter_is_kept_from_this_ones_packages(lowering: str, script: Callable[[str], str]) -> None:
+    own = script(f'PYTHONPATH="{DOUBLE}" exec {lowering} "$@"')
+    assert hlo.lower(nn.Linear(2, 2), (torch.ones(1, 2),), own).graph.ops
+    other = script(f'exec {lowering} "$@"')
+    with pytest.raises(LoweringUnavailableError, match="No module named 'torch_xla'"):
+        hlo.lower(nn.Linear(2, 2), (torch.ones(1, 2),), other)
+
+
+def test_an_interpreter_that_hangs_is_given_up(script: Callable[[str], str], monkeypatch) -> None:
+    monkeypatch.setattr(hlo, "_TIMEOUT_SECONDS", 0.2)
+    with pytest.raises(LoweringUnavailableError, match=r"wasn't done in 0\.2 seconds"):
+        hlo.lower(nn.Linear(2, 2), (torch.ones(1, 2),), script("exec sleep 60"))
+
+
 def test_this_interpreters_own_torch_xla_may_be_broken(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hlo, "find_interpreter", lambda: sys.executable)
     report = check(ExportSpec(str(tiny("fill-mask")), (SHORT, StaticShape(1, 16)), target="inf2"))
