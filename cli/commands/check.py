@@ -17,7 +17,7 @@ def check(
     target: Annotated[
         str,
         typer.Option("--target", "--instance-type", help="inf2, trn1, trn1n, trn2, trn3; auto is the one found here."),
-    ] = "auto",
+    ],
     task: Annotated[str, typer.Option(help="The head's task; auto reads it off the checkpoint.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Rows of a call. Several, as in 1,8: a program for each.")] = "1",
     sequence_length: Annotated[

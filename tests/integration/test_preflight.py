@@ -266,6 +266,12 @@ def test_wrong_use_and_missing_things_are_one_line(run, tiny, arguments: tuple[s
     assert "Traceback" not in err
 
 
+def test_the_target_has_to_be_named(run, tiny) -> None:
+    code, out, err = run(tiny("fill-mask"))
+    assert (code, out) == (2, "")
+    assert "Missing option '--target'" in err
+
+
 def test_a_checkpoint_that_isnt_there_is_missing(run) -> None:
     code, _, err = run("/no/such/checkpoint", "--target", "inf2")
     assert code == 3
