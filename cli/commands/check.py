@@ -76,7 +76,7 @@ def check(
 
 def _print(found: "PreflightReport", *, as_json: bool) -> None:
     if as_json:
-        from neuronbert.preflight import to_json
+        from neuronbert.preflight.report import to_json
 
         _output.data(to_json(found).rstrip())
     else:

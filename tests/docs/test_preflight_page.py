@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from neuronbert.rules import RULES
+from neuronbert.preflight.rules import RULES
 from neuronbert.targets import GIB, TARGETS
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "preflight.md").read_text(encoding="utf-8")

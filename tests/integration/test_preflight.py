@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cli.app import app
-from neuronbert import ExportSpec, StaticShape, check, hlo
+from neuronbert import ExportSpec, StaticShape, check
 from neuronbert.errors import (
     InvalidOptionError,
     InvalidShapeError,
@@ -23,8 +23,9 @@ from neuronbert.errors import (
     PreflightFailedError,
     StorageError,
 )
-from neuronbert.preflight import to_json
-from neuronbert.rules import RULES
+from neuronbert.preflight import hlo
+from neuronbert.preflight.report import to_json
+from neuronbert.preflight.rules import RULES
 
 DOUBLE = Path(__file__).parents[1] / "support" / "xla"
 SHORT = StaticShape(2, 32)
@@ -206,13 +207,13 @@ def test_the_verdict_says_refused_only_of_what_is_documented(tiny, lowering: str
 
 
 def test_weights_inside_are_counted_once_for_each_program(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neuronbert import preflight
+    from neuronbert.preflight import flight
     from neuronbert.targets import TARGETS
 
     model = str(tiny("fill-mask"))
     (program,) = check(ExportSpec(model, (SHORT,), target="inf2")).programs
     room = int(1.5 * program.weights_bytes) + program.io_bytes + program.peak_bytes
-    monkeypatch.setattr(preflight, "TARGETS", {"inf2": replace(TARGETS["inf2"], hbm_bytes=room)})
+    monkeypatch.setattr(flight, "TARGETS", {"inf2": replace(TARGETS["inf2"], hbm_bytes=room)})
     shapes = (SHORT, StaticShape(1, 32))
     inside = check(ExportSpec(model, shapes, target="inf2"))
     assert {finding.code for finding in inside.findings} == {"NCC_EOOM001"}

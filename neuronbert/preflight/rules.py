@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from neuronbert import patterns
-from neuronbert.patterns import INTEGERS_32, INTEGERS_64, NARROW_INTEGERS, calling, each, of_type, taking
+from neuronbert.preflight import patterns
+from neuronbert.preflight.patterns import INTEGERS_32, INTEGERS_64, NARROW_INTEGERS, calling, each, of_type, taking
 
 if TYPE_CHECKING:
-    from neuronbert.patterns import Case, Pattern
+    from neuronbert.preflight.patterns import Case, Pattern
 
 _DOCS: Final = "https://awsdocs-neuron.readthedocs-hosted.com/en/latest/"
 _CODES: Final = "compiler/error-codes/"

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from neuronbert.errors import first_line
-from neuronbert.graphs import Graph, Op, Value
+from neuronbert.preflight.graphs import Graph, Op, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

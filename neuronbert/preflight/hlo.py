@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from neuronbert.errors import LoweringUnavailableError, NotExportableError, StorageError, first_line
-from neuronbert.graphs import Graph, Op, Value
+from neuronbert.preflight.graphs import Graph, Op, Value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
