@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from neuronbert.megatron.conversion import convert_megatron as convert_megatron
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
     from neuronbert.predictor import Predictor as Predictor
-    from neuronbert.preflight import PreflightReport as PreflightReport
-    from neuronbert.preflight import check as check
+    from neuronbert.preflight.flight import check as check
+    from neuronbert.preflight.report import PreflightReport as PreflightReport
     from neuronbert.publishing import publish as publish
     from neuronbert.report import ValidationReport as ValidationReport
     from neuronbert.shapes import StaticShape as StaticShape
@@ -110,7 +110,8 @@ _HOMES = {
     "megatron.conversion": ("convert_megatron",),
     "models": ("NeuronTracedModel",),
     "predictor": ("Predictor",),
-    "preflight": ("PreflightReport", "check"),
+    "preflight.flight": ("check",),
+    "preflight.report": ("PreflightReport",),
     "publishing": ("publish",),
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),

@@ -20,7 +20,8 @@
     │                               ForeignArtifactError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
-    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError
+    │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
+    │   │   NotExportableError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
@@ -582,6 +583,16 @@ class LoweringUnavailableError(UnavailableError):
         )
 
 
+class NotExportableError(UnavailableError):
+    """A program that can't be handed to what lowers it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"torch.export can't take the model: {reason.rstrip('.')}. torch_neuronx.trace doesn't use it, and may do; "
+            "what needs no HLO is checked without --hlo-python."
+        )
+
+
 class ReferenceNotFoundError(UnavailableError):
     """The checkpoint that an artifact was exported from isn't there."""
 
@@ -624,7 +635,7 @@ class DamagedCacheError(FailedCheckError):
 
 
 class PreflightFailedError(FailedCheckError):
-    """A program that the compiler is documented to refuse."""
+    """A program that the compiler is documented to refuse, or that would go wrong on the device."""
 
     def __init__(self, code: str, problem: str, fix: str, more: int) -> None:
         others = f" (and {more} more)" if more else ""

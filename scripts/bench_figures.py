@@ -29,7 +29,7 @@ from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE
 from neuronbert.inputs import example
 from neuronbert.neff import HEADER_SIZE, read_header
-from neuronbert.recording import record
+from neuronbert.preflight.recording import record
 from neuronbert.runtime import Session
 
 if TYPE_CHECKING:

@@ -12,34 +12,42 @@ if TYPE_CHECKING:
     from neuronbert import PreflightReport
 
 
+_Model = Annotated[str, typer.Argument(help="A checkpoint folder, a Hub id, or a zip of Megatron-LM.", metavar="MODEL")]
+_Target = Annotated[
+    str,
+    typer.Option("--target", "--instance-type", help="inf2, trn1, trn1n, trn2, trn3; auto is the one found here."),
+]
+_Task = Annotated[str, typer.Option(help="The head's task; auto reads it off the checkpoint.")]
+_Rows = Annotated[str, typer.Option(help="Rows of a call. Several, as in 1,8: a program for each.")]
+_Tokens = Annotated[str, typer.Option(help="Tokens of a row. Several, as in 32,128: a program for each.")]
+_Choices = Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")]
+_Lnc = Annotated[int | None, typer.Option(help="Physical cores to a logical one on Trn2 and Trn3: 1 or 2.")]
+_Inline = Annotated[bool, typer.Option(help="Whether each program would keep the weights inside its NEFF.")]
+_Python = Annotated[
+    Path | None,
+    typer.Option(help="A Python with torch and torch_xla 2.9, to lower the programs to HLO; else this one's."),
+]
+_RandomWeights = Annotated[
+    bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
+]
+
+
 def check(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder or a Hub id.", metavar="MODEL")],
-    target: Annotated[
-        str,
-        typer.Option("--target", "--instance-type", help="inf2, trn1, trn1n, trn2, trn3; auto is the one found here."),
-    ] = "auto",
-    task: Annotated[str, typer.Option(help="The head's task; auto reads it off the checkpoint.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Rows of a call. Several, as in 1,8: a program for each.")] = "1",
-    sequence_length: Annotated[
-        str, typer.Option(help="Tokens of a row. Several, as in 32,128: a program for each.")
-    ] = "128",
-    num_choices: Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")] = None,
-    lnc: Annotated[int | None, typer.Option(help="Physical cores to a logical one on Trn2 and Trn3: 1 or 2.")] = None,
-    inline_weights: Annotated[
-        bool, typer.Option(help="Whether each program would keep the weights inside its NEFF.")
-    ] = True,
-    hlo_python: Annotated[
-        Path | None,
-        typer.Option(help="A Python with torch and torch_xla 2.9, to lower the programs to HLO; else this one's."),
-    ] = None,
-    allow_random_weights: Annotated[
-        bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
-    ] = False,
+    model: _Model,
+    target: _Target,
+    task: _Task = "auto",
+    batch_size: _Rows = "1",
+    sequence_length: _Tokens = "128",
+    num_choices: _Choices = None,
+    lnc: _Lnc = None,
+    inline_weights: _Inline = True,
+    hlo_python: _Python = None,
+    allow_random_weights: _RandomWeights = False,
     revision: Revision = None,
     token: Token = None,
     json_: Json = False,
 ) -> None:
-    """Look for what the Neuron compiler is documented to refuse, without it; exit 1 if there is any.
+    """Look for what the Neuron compiler is documented to refuse or to get wrong, without it; exit 1 if there is any.
 
     It can't tell that something will compile.
 
@@ -49,11 +57,10 @@ def check(
         from neuronbert import check as run
         from neuronbert.spec import ExportSpec, shapes_of
 
+        rows, tokens = sizes("--batch-size", batch_size), sizes("--sequence-length", sequence_length)
         spec = ExportSpec(
             model=model,
-            shapes=shapes_of(
-                sizes("--batch-size", batch_size), sizes("--sequence-length", sequence_length), num_choices
-            ),
+            shapes=shapes_of(rows, tokens, num_choices),
             task=task,
             revision=revision,
             target=target,
@@ -63,13 +70,17 @@ def check(
         )
         python = None if hlo_python is None else str(hlo_python)
         found = run(spec, hlo_python=python, token=token, progress=progress)
-    if json_:
-        from neuronbert.preflight import to_json
+    _print(found, as_json=json_)
+    found.raise_if_failed()
+
+
+def _print(found: "PreflightReport", *, as_json: bool) -> None:
+    if as_json:
+        from neuronbert.preflight.report import to_json
 
         _output.data(to_json(found).rstrip())
     else:
         _show(found)
-    found.raise_if_failed()
 
 
 def _show(found: "PreflightReport") -> None:
@@ -93,6 +104,6 @@ def _show(found: "PreflightReport") -> None:
         _output.note(f"{finding.code}: {finding.program}, {finding.graph}: {finding.problem}. {finding.fix}.")
         _output.note(f"  {finding.page}")
     if found.not_lowered:
-        _output.note(f"Not lowered to HLO: {found.not_lowered}.")
-    lowered = ", by " + ", ".join(f"{name} {version}" for name, version in found.lowered_by.items())
-    _output.data(f"{found.target}: {found.verdict}{lowered if found.lowered_by else ''}")
+        _output.note(f"Not lowered to HLO: {found.not_lowered.rstrip('.')}.")
+    tools = ", ".join(f"{name} {version}" for name, version in found.lowered_by.items())
+    _output.data(f"{found.target}: {found.verdict}" + (f", by {tools}" if found.passed and found.lowered else ""))

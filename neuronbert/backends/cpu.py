@@ -17,6 +17,7 @@ from neuronbert.backends import torchscript
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.backends.batching import DynamicBatch
+from neuronbert.backends.flat import Flat
 from neuronbert.errors import ArtifactCorruptError, FixedWeightsError, InvalidOptionError
 from neuronbert.manifest import CompilerInfo, ProgramSpec
 from neuronbert.shapes import StaticShape
@@ -53,7 +54,10 @@ class CpuCompiler:
     ) -> Compiled:
         """Trace one method for each shape; the largest is `forward`."""
         programs = _name_methods(tuple(examples))
-        flat = _Flat(head, [program.method for program in programs])
+        flat = Flat(head)
+        for program in programs:
+            if program.method != "forward":
+                setattr(flat, program.method, flat.forward)
         inputs = {program.method: examples[program.shape] for program in programs}
         cast = nullcontext() if spec.auto_cast == "none" else AutoCastMode(spec.auto_cast, spec.auto_cast_type)
         with torch.no_grad(), warnings.catch_warnings(), cast:
@@ -69,28 +73,6 @@ class CpuCompiler:
             versions={"torch": torch.__version__},
         )
         return Compiled(programs, info)
-
-
-class _Flat(torch.nn.Module):
-    """A head as one module that holds all the weights, with a method for each program.
-
-    The tracer would describe every submodule in the file (half of the time it takes), where only the weights matter.
-    """
-
-    def __init__(self, head: nn.Module, methods: list[str]) -> None:
-        super().__init__()
-        self._head = (head,)  # in a tuple, so that it is not registered as a submodule
-        for name, weight in head.named_parameters():
-            self.register_parameter(name.replace(".", "__"), weight)
-        for name, value in head.named_buffers():
-            self.register_buffer(name.replace(".", "__"), value)
-        for method in methods:
-            if method != "forward":
-                setattr(self, method, self.forward)
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = self._head[0](*tensors)
-        return outputs
 
 
 class CpuRuntime:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuronbert import ExportSpec, StaticShape, check, hlo
+from neuronbert import ExportSpec, StaticShape, check
 from neuronbert.architectures import TASKS
-from neuronbert.patterns import Case
-from neuronbert.rules import findings
+from neuronbert.preflight import hlo
+from neuronbert.preflight.patterns import Case
+from neuronbert.preflight.rules import findings
 from neuronbert.targets import TARGETS
 
 PYTHON = os.environ.get("NEURONBERT_HLO_PYTHON", "")

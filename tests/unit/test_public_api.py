@@ -73,7 +73,8 @@ def test_importing_the_package_imports_no_framework() -> None:
 
 
 def test_the_names_of_plain_data_import_no_framework() -> None:
-    assert run_python(f"from neuronbert import ExportSpec, NeuronBertError, StaticShape; {LISTED}") == "[]\n"
+    names = "ExportSpec, NeuronBertError, PreflightReport, StaticShape"
+    assert run_python(f"from neuronbert import {names}; {LISTED}") == "[]\n"
 
 
 @pytest.mark.parametrize("name", ["Artifact", "ValidationReport"])

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuronbert import hlo
 from neuronbert.architectures import TASKS
 from neuronbert.checkpoint import Checkpoint
-from neuronbert.graphs import Graph, Op, Value
 from neuronbert.inputs import example
 from neuronbert.modeling import load
-from neuronbert.patterns import Case
-from neuronbert.recording import record
-from neuronbert.rules import RULES, findings
+from neuronbert.preflight import hlo
+from neuronbert.preflight.graphs import Graph, Op, Value
+from neuronbert.preflight.patterns import Case
+from neuronbert.preflight.recording import record
+from neuronbert.preflight.rules import RULES, findings
 from neuronbert.shapes import StaticShape
 from neuronbert.targets import GIB, TARGETS
 

@@ -1,8 +1,8 @@
 """What the Neuron compiler is documented to refuse, as far as a program shows it before it is compiled.
 
-Owns: one rule for each such error. Source: the pages of error codes in the SDK's documentation (compiler/error-codes);
-docs/preflight.md lists every one of them, with its rule or the reason why there is none. The rules prove nothing: a
-program that breaks none of them may be refused all the same.
+Owns: one rule for each such error, and those for what goes wrong without one. Source: the pages of error codes in the
+SDK's documentation (compiler/error-codes); docs/preflight.md lists every one of them, with its rule or the reason why
+there is none. The rules prove nothing: a program that breaks none of them may be refused all the same.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from neuronbert import patterns
-from neuronbert.patterns import INTEGERS_32, INTEGERS_64, NARROW_INTEGERS, calling, each, of_type, taking
+from neuronbert.preflight import patterns
+from neuronbert.preflight.patterns import INTEGERS_32, INTEGERS_64, NARROW_INTEGERS, calling, each, of_type, taking
 
 if TYPE_CHECKING:
-    from neuronbert.patterns import Case, Pattern
+    from neuronbert.preflight.patterns import Case, Pattern
 
 _DOCS: Final = "https://awsdocs-neuron.readthedocs-hosted.com/en/latest/"
 _CODES: Final = "compiler/error-codes/"
@@ -25,7 +25,7 @@ _TO_FLOAT: Final = "Cast to float32 or bfloat16 before it"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Something that the compiler refuses.
+    """Something that a program shouldn't hold.
 
     Attributes:
         code: Its error code; a name of our own where there is none.
@@ -34,6 +34,7 @@ class Rule:
         fix: What to do then.
         also: Other codes that stand for the same.
         page: Where it is documented, if not on the page of its code.
+        refused: The compiler is documented to refuse it; otherwise it goes wrong in another way.
     """
 
     code: str
@@ -42,6 +43,7 @@ class Rule:
     fix: str
     also: tuple[str, ...] = ()
     page: str = ""
+    refused: bool = True
 
     @property
     def address(self) -> str:
@@ -60,6 +62,7 @@ class Finding:
         problem: What breaks it.
         fix: What to do.
         page: Where it is documented.
+        refused: The compiler is documented to refuse it.
     """
 
     code: str
@@ -68,6 +71,7 @@ class Finding:
     problem: str
     fix: str
     page: str
+    refused: bool
 
 
 RULES: Final = (
@@ -178,6 +182,7 @@ RULES: Final = (
         calling("aten.sort", "aten.argsort", "aten.msort", "hlo.sort"),
         "Sort on the host",
         page=f"{_CODES}index.html",
+        refused=False,
     ),
     Rule(
         "int64",
@@ -185,16 +190,32 @@ RULES: Final = (
         each(patterns.signed_constant),
         "Use a constant that int32 holds",
         page=_TYPES,
+        refused=False,
     ),
-    Rule("random", "random numbers", each(patterns.random), "Put the model into eval mode", page=_TRACE),
+    Rule(
+        "random",
+        "random numbers",
+        each(patterns.random),
+        "Put the model into eval mode",
+        page=_TRACE,
+        refused=False,
+    ),
     Rule(
         "control-flow",
         "decisions by what an example holds",
         each(patterns.host_read),
         "Compute with masks in place of branches",
         page=_TRACE,
+        refused=False,
     ),
-    Rule("trace", "tracing to the end", patterns.stopped, "Run the model on the CPU to see why", page=_TRACE),
+    Rule(
+        "trace",
+        "tracing to the end",
+        patterns.stopped,
+        "Run the model on the CPU to see why",
+        page=_TRACE,
+        refused=False,
+    ),
 )
 
 
@@ -207,7 +228,7 @@ def findings(case: Case, program: str, graph: str) -> tuple[Finding, ...]:
         graph: What to call the graph: "torch" or "hlo".
     """
     found = [
-        Finding(rule.code, program, graph, problem, rule.fix, rule.address)
+        Finding(rule.code, program, graph, problem, rule.fix, rule.address, rule.refused)
         for rule in RULES
         for problem in dict.fromkeys(rule.pattern(case))
     ]

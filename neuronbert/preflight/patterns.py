@@ -13,7 +13,7 @@ from neuronbert.targets import GIB, Target
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from neuronbert.graphs import Graph, Op, Value
+    from neuronbert.preflight.graphs import Graph, Op, Value
 
     Pattern = Callable[["Case"], Iterator[str]]
     OpPattern = Callable[["Op", "Case"], str | None]

@@ -1,26 +1,27 @@
 """Checkpoint to what can be said before its compilation for a Neuron device: the rules that its programs break.
 
-Owns: which programs are looked at, in which forms, and the verdict. Needs no device and no compiler; never says that
-something will compile. Knows nothing of artifacts.
+Owns: which programs are looked at, and in which forms. Needs no device and no compiler. Knows nothing of artifacts, or
+of what is said in the end.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from neuronbert import hlo, inputs, modeling, sources
+from neuronbert import inputs, modeling, sources
 from neuronbert._version import __version__
 from neuronbert.architectures import find_head
 from neuronbert.backends import registry
 from neuronbert.checkpoint import canonical_task
-from neuronbert.errors import InvalidOptionError, LoweringUnavailableError, PreflightFailedError
-from neuronbert.graphs import Graph
-from neuronbert.patterns import Case
-from neuronbert.recording import record
-from neuronbert.rules import RULES, Finding, findings
+from neuronbert.errors import InvalidOptionError, LoweringUnavailableError, NotExportableError
+from neuronbert.preflight import hlo
+from neuronbert.preflight.graphs import Graph
+from neuronbert.preflight.patterns import Case
+from neuronbert.preflight.recording import record
+from neuronbert.preflight.report import PreflightReport, ProgramCounts
+from neuronbert.preflight.rules import RULES, Finding, findings
 from neuronbert.shapes import check_choices
 from neuronbert.targets import TARGETS, Target
 
@@ -34,87 +35,6 @@ if TYPE_CHECKING:
     from neuronbert.spec import ExportSpec
 
 logger = logging.getLogger("neuronbert")
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramCounts:
-    """What a program takes, counted and not predicted.
-
-    Attributes:
-        name: Its static shape.
-        operations: How many of torch's operators it calls.
-        flops: Two for each multiplication and addition in its matrix products.
-        weights_bytes: Its weights, as they are in the checkpoint's type on the host: fp32.
-        io_bytes: Its inputs and outputs.
-        peak_bytes: The values in between, where they take the most.
-        hlo_operations: How many HLO instructions it lowers to; None if it wasn't lowered.
-        hlo_flops: As `flops`, counted in the HLO.
-    """
-
-    name: str
-    operations: int
-    flops: int
-    weights_bytes: int
-    io_bytes: int
-    peak_bytes: int
-    hlo_operations: int | None = None
-    hlo_flops: int | None = None
-
-    @property
-    def intensity(self) -> float:
-        """FLOPs for each byte of weights, inputs and outputs."""
-        return self.flops / max(1, self.weights_bytes + self.io_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class PreflightReport:
-    """Everything one pre-flight found.
-
-    Attributes:
-        neuronbert_version: What looked.
-        model: The checkpoint, as it was named.
-        task: The head's task.
-        target: The target.
-        lnc: Physical cores to a logical one; None for the target's own.
-        rules: The codes of the rules that were applied.
-        programs: What each program takes; none for one that can't be traced.
-        findings: The rules that are broken.
-        lowered_by: The versions of torch and torch_xla that lowered the programs; empty if they weren't.
-        not_lowered: Why they weren't.
-    """
-
-    neuronbert_version: str
-    model: str
-    task: str
-    target: str
-    lnc: int | None
-    rules: tuple[str, ...]
-    programs: tuple[ProgramCounts, ...]
-    findings: tuple[Finding, ...]
-    lowered_by: Mapping[str, str]
-    not_lowered: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether no rule is broken."""
-        return not self.findings
-
-    @property
-    def verdict(self) -> str:
-        """The most that can be said of it."""
-        if self.findings:
-            return f"the compiler is documented to refuse this ({len(self.findings)} found)"
-        return "lowers, no known-bad pattern" if self.lowered_by else "no known-bad pattern found"
-
-    def raise_if_failed(self) -> None:
-        """Raise if a rule is broken.
-
-        Raises:
-            PreflightFailedError: one is.
-        """
-        if self.findings:
-            first = self.findings[0]
-            raise PreflightFailedError(first.code, first.problem, first.fix, len(self.findings) - 1)
 
 
 def check(
@@ -139,7 +59,8 @@ def check(
     Raises:
         UsageError: the spec makes no program (task, head, shape, target).
         DataError: the checkpoint is broken or unsafe.
-        UnavailableError: the model isn't there, or `hlo_python` can't lower.
+        UnavailableError: the model isn't there, or `hlo_python` can't lower (a model that torch.export can't take is
+            an error only if nothing else was found).
 
     Example:
         >>> from neuronbert import ExportSpec, StaticShape, check
@@ -158,6 +79,8 @@ def check(
     for shape in spec.shapes:
         progress(f"looking at {shape.name}")
         flight.look(shape)
+    if hlo_python is not None and flight.not_exported and not flight.findings:
+        raise flight.not_exported
     return PreflightReport(
         neuronbert_version=__version__,
         model=spec.model,
@@ -170,14 +93,6 @@ def check(
         lowered_by=flight.lowered_by,
         not_lowered=flight.not_lowered,
     )
-
-
-def to_json(report: PreflightReport) -> str:
-    """The report as JSON, with the verdict and the arithmetic intensities spelled out."""
-    body: dict[str, Any] = {"passed": report.passed, "verdict": report.verdict, **asdict(report)}
-    for row, program in zip(body["programs"], report.programs, strict=True):
-        row["flops_per_byte"] = round(program.intensity, 3)
-    return json.dumps(body, indent=2) + "\n"
 
 
 def _target(name: str) -> Target:
@@ -197,6 +112,7 @@ class _Flight:
         self.findings: list[Finding] = []
         self.lowered_by: Mapping[str, str] = {}
         self.not_lowered = ""
+        self.not_exported: NotExportableError | None = None
         self._spec, self._target, self._positions, self._loaded = spec, target, positions, loaded
         self._asked = hlo_python is not None
         self._python = hlo_python or hlo.find_interpreter()
@@ -223,6 +139,7 @@ class _Flight:
         lowered = self._lower(example)
         if lowered:
             self.findings += findings(Case(self._target, lowered), shape.name, "hlo")
+        whole = lowered if lowered and not lowered.problem else None
         self.programs.append(
             ProgramCounts(
                 name=shape.name,
@@ -231,8 +148,8 @@ class _Flight:
                 weights_bytes=graph.weights_bytes,
                 io_bytes=graph.io_bytes,
                 peak_bytes=graph.peak_bytes,
-                hlo_operations=len(lowered.ops) if lowered else None,
-                hlo_flops=lowered.flops if lowered else None,
+                hlo_operations=len(whole.ops) if whole else None,
+                hlo_flops=whole.flops if whole else None,
             )
         )
 
@@ -245,6 +162,9 @@ class _Flight:
             if self._asked:
                 raise
             self._python, self.not_lowered = None, str(error)
+            return None
+        except NotExportableError as error:
+            self.not_exported, self.not_lowered = error, str(error)
             return None
         self.lowered_by = lowered.versions
         return lowered.graph

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from neuronbert.backends.flat import Flat
 from neuronbert.errors import first_line
-from neuronbert.graphs import Graph, Op, Value
+from neuronbert.preflight.graphs import Graph, Op, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,25 +59,17 @@ def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
     )
 
 
-class _Entry(nn.Module):
-    """A module that tells the recorder which tensors are its inputs: the tracer hands on its own.
-
-    It holds the weights itself: the tracer would describe every submodule, half of the time it takes.
-    """
+class _Entry(Flat):
+    """A module that tells the recorder which tensors are its inputs: the tracer hands on its own."""
 
     def __init__(self, module: nn.Module, recorder: _Recorder) -> None:
-        super().__init__()
-        self._module = (module,)  # in a tuple, so that it is not registered as a submodule
-        for name, weight in module.named_parameters():
-            self.register_parameter(name.replace(".", "__"), weight)
-        for name, value in module.named_buffers():
-            self.register_buffer(name.replace(".", "__"), value)
+        super().__init__(module)
         self.outputs: tuple[Tensor, ...] = ()
         self._recorder = recorder
 
     def forward(self, *inputs: Tensor) -> Any:
         self._recorder.feed(inputs)
-        result = self._module[0](*inputs)
+        result = super().forward(*inputs)
         self.outputs = tuple(_tensors(result))
         return result
 

@@ -7,6 +7,7 @@ Source of the text's form: XLA's HloModule::ToString, which torch_xla 2.9 prints
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.errors import LoweringUnavailableError, StorageError, first_line
-from neuronbert.graphs import Graph, Op, Value
+from neuronbert.errors import LoweringUnavailableError, NotExportableError, StorageError, first_line
+from neuronbert.preflight.graphs import Graph, Op, Value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _WORKER: Final = Path(__file__).with_name("hlo_worker.py")
+_TIMEOUT_SECONDS: Final = 900.0
+"""Far more than the heads of BERT-large take; what takes longer hangs."""
 _DTYPES: Final = {
     "pred": "bool",
     "bf16": "bfloat16",
@@ -76,14 +79,16 @@ def lower(module: nn.Module, inputs: tuple[Tensor, ...], python: str) -> Lowered
         python: An interpreter with torch and torch_xla 2.9.
 
     Raises:
-        LoweringUnavailableError: the interpreter can't do it.
+        NotExportableError: torch.export can't take the module, so nothing can be handed over. It says nothing of
+            torch_neuronx.trace, which goes another way.
+        LoweringUnavailableError: the interpreter can't do it, or not in 15 minutes.
         StorageError: there is no room for the program's file.
     """
     try:
         with torch.no_grad():
             exported = torch.export.export(module, inputs)
-    except Exception as error:  # noqa: BLE001  what torch can't export is the answer
-        return Lowered(Graph((), problem=first_line(error)), {})
+    except Exception as error:
+        raise NotExportableError(first_line(error)) from error
     weights = sum(tensor.nbytes for tensor in exported.state_dict.values())
     with tempfile.TemporaryDirectory(prefix="neuronbert-hlo-") as folder:
         free = shutil.disk_usage(folder).free
@@ -109,12 +114,22 @@ def _run(python: str, arguments: list[str], folder: str) -> None:
                 text=True,
                 errors="replace",
                 check=False,
+                env=_environment(python),
+                timeout=_TIMEOUT_SECONDS,
             )
+    except subprocess.TimeoutExpired as error:
+        raise LoweringUnavailableError(python, f"it wasn't done in {_TIMEOUT_SECONDS:g} seconds") from error
     except OSError as error:
         raise LoweringUnavailableError(python, error.strerror or str(error)) from error
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise LoweringUnavailableError(python, said[-1].strip() if said else f"it ended with {done.returncode}")
+
+
+def _environment(python: str) -> dict[str, str]:
+    # Another interpreter has packages of its own, and ours, of other versions, would hide them.
+    ours = () if python == sys.executable else ("PYTHONPATH", "PYTHONHOME")
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def _read(answer: Path, python: str) -> dict[str, Any]:
