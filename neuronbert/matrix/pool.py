@@ -22,6 +22,9 @@ class Work(Protocol):
     def need(self) -> int:
         """The bytes of memory that it will take, as far as is known now."""
 
+    def holds(self) -> str:
+        """What only one piece of work may have at a time; empty for nothing."""
+
     def start(self) -> Process:
         """Start it."""
 
@@ -73,7 +76,7 @@ def _fill(
     waiting: deque[Work], running: dict[Future[Ended], _Running], limits: Limits, threads: ThreadPoolExecutor
 ) -> None:
     while waiting and len(running) < limits.jobs:
-        chosen = _choose(waiting, limits.memory - sum(held.need for held in running.values()), alone=not running)
+        chosen = _choose(waiting, list(running.values()), limits.memory)
         if chosen is None:
             return
         waiting.remove(chosen)
@@ -81,6 +84,9 @@ def _fill(
         running[threads.submit(held.process.wait, limits.timeout)] = held
 
 
-def _choose(waiting: deque[Work], free: int, *, alone: bool) -> Work | None:
-    """The first that fits; if nothing runs, the first, whatever it needs."""
-    return next((work for work in waiting if work.need() <= free), waiting[0] if alone else None)
+def _choose(waiting: deque[Work], running: list[_Running], memory: int) -> Work | None:
+    """The first that fits beside what runs; if nothing does, the first, whatever it needs."""
+    free = memory - sum(held.need for held in running)
+    taken = {held.work.holds() for held in running} - {""}
+    fitting = (work for work in waiting if work.need() <= free and work.holds() not in taken)
+    return next(fitting, None if running else waiting[0])

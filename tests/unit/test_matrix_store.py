@@ -176,7 +176,7 @@ def test_what_an_earlier_run_left_counts_only_if_nothing_could_be_otherwise_now(
         place.keep(make_result(kept, cell=cell, key=key or "k"), "")
         listener = Listener(progress=lambda _: None, finished=lambda result, done, total: told.append(result))
         session = Session(place, Settings(fresh=fresh), listener, (cell,))
-        work = _CellWork(session, cell, Source(None, "", {}, 1000), "k")
-        assert work.settle(Probe(runtime=runtime)) == (not again)
+        work = _CellWork(session, cell, Probe(runtime=runtime), Source(None, "", {}, 1000), "k")
+        assert work.settle() == (not again)
         assert [result.kept for result in told] == ([] if again else [True])
         assert work.need() < 8 << 30, "what it took then is known"
