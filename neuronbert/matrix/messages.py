@@ -50,4 +50,6 @@ class Outcome(_Data):
     """What was done last; only after "validate" was anything compared."""
     reason: str = ""
     """Why it didn't pass, in one line."""
+    log: str = ""
+    """What the reason names of a compiler's files: its log, or the folder that it worked in."""
     report: ValidationReport | None = None

@@ -145,7 +145,7 @@ class _CellWork:
     def finish(self, process: Process, ended: Ended) -> None:
         log = process.log()
         try:
-            outcome = Outcome.model_validate_json((self._scratch / ANSWER).read_bytes())
+            outcome = self._judge(Outcome.model_validate_json((self._scratch / ANSWER).read_bytes()))
         except (OSError, ValueError):
             outcome = Outcome(status="failed", stage="process", reason=ended.problem(log))
         if ended.peak_bytes:
@@ -159,9 +159,18 @@ class _CellWork:
             finished=_now(),
         )
         self._session.store.discard(self._scratch)
-        if result.status != "skipped":
-            self._session.store.keep(result, log)
+        self._session.store.keep(result, log)
         self._session.take(result)
+
+    def _judge(self, outcome: Outcome) -> Outcome:
+        """What an answer is worth here: failed if it says that what the probe found isn't there after all."""
+        update: dict[str, str] = {}
+        if outcome.status == "skipped" or (outcome.status == "compiled" and not self._probe.runtime):
+            update["status"] = "failed"
+        if outcome.log:  # it is in the scratch folder, which goes
+            kept = str(self._session.store.rescue(self._cell, Path(outcome.log)))
+            update |= {"log": kept, "reason": outcome.reason.replace(outcome.log, kept)}
+        return outcome.model_copy(update=update)
 
 
 class _ProbeWork:

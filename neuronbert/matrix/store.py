@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CELLS: Final = "cells"
 _WORK: Final = "work"
+_COMPILER: Final = ".compiler"
 _LIBRARIES: Final = (
     "torch",
     "transformers",
@@ -99,8 +100,22 @@ class Store:
             return None
         return result if result.cell == cell else None
 
+    def rescue(self, cell: Cell, files: Path) -> Path:
+        """Move a compiler's log, or the folder that it worked in, to where it stays; returns where that is."""
+        place = self._path(cell, _COMPILER)
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            if files.is_dir():
+                return files.rename(place)
+            place.mkdir()
+            return files.rename(place / files.name)
+        except OSError as error:
+            raise StorageError(place, error.strerror or str(error)) from error
+
     def keep(self, result: Result, log: str) -> None:
         """Keep a result, and of one that failed what its process printed."""
+        if not result.outcome.log:
+            shutil.rmtree(self._path(result.cell, _COMPILER), ignore_errors=True)
         write_whole(self._path(result.cell, ".json"), result.model_dump_json(indent=2) + "\n")
         path = self._path(result.cell, ".log")
         if result.status == "failed" and log:

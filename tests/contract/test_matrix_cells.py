@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ sdk.find_device = lambda *_: sdk.Device("inf2", 1)
 def workers(host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Makes the processes of a matrix run on a machine with an Inf2 device; runs a matrix there."""
 
-    def run(models: list[str], **machine: Any) -> matrix.MatrixReport:
+    def run(models: list[str], before: Callable[[], object] = lambda: None, **machine: Any) -> matrix.MatrixReport:
         host("inf2", **machine)
+        before()
         (tmp_path / "site" / "sitecustomize.py").write_text(STARTUP)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
         file = tmp_path / "matrix.yaml"
@@ -46,6 +48,26 @@ def test_cells_that_run_on_the_device_do_not_take_each_others_cores(workers, tmp
     report = workers(["one", "two"], lock=str(tmp_path / "cores"))
     assert report.failures == ()
     assert report.counts == {"passed": 2}
+
+
+def test_a_failed_compilation_names_a_log_that_is_still_there(workers, tmp_path: Path) -> None:
+    report = workers(["one"], fail="exit")
+    (result,) = report.results
+    log = Path(result.outcome.log)
+    assert (result.status, result.outcome.stage) == ("failed", "export")
+    assert f"Its log {log} ends with: " in result.outcome.reason
+    assert "[NCC_EVRF001] an operator is not supported" in log.read_text()
+    assert log.parent.parent == tmp_path / "out" / "cells"
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_a_library_that_is_there_and_cannot_be_imported_is_a_failure(workers, edit) -> None:
+    def spoil() -> None:
+        edit(lambda text: f"{text}\nraise ImportError('libnrt.so.1: no such file')\n")
+
+    report = workers(["one"], before=spoil)
+    assert report.counts == {"failed": 1}
+    assert "torch_neuronx can't be imported (libnrt.so.1: no such file)" in report.failures[0]
 
 
 def test_with_a_device_it_is_compiled_run_and_compared(host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
