@@ -5,13 +5,16 @@ Owns: which waiting piece of work is started when. Knows nothing of what the wor
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from neuronbert.matrix.process import Ended, Process
 
@@ -67,8 +70,9 @@ def run(works: Iterable[Work], limits: Limits) -> None:
                     held = running.pop(future)
                     held.work.finish(held.process, future.result())
         except BaseException:
-            for held in running.values():
-                held.process.kill()
+            with _uninterrupted():
+                for held in running.values():
+                    held.process.kill()
             raise
 
 
@@ -80,8 +84,9 @@ def _fill(
         if chosen is None:
             return
         waiting.remove(chosen)
-        held = _Running(chosen, chosen.start(), chosen.need())
-        running[threads.submit(held.process.wait, limits.timeout)] = held
+        with _uninterrupted():  # else a process runs that nobody knows of
+            held = _Running(chosen, chosen.start(), chosen.need())
+            running[threads.submit(held.process.wait, limits.timeout)] = held
 
 
 def _choose(waiting: deque[Work], running: list[_Running], memory: int) -> Work | None:
@@ -90,3 +95,23 @@ def _choose(waiting: deque[Work], running: list[_Running], memory: int) -> Work 
     taken = {held.work.holds() for held in running} - {""}
     fitting = (work for work in waiting if work.need() <= free and work.holds() not in taken)
     return next(fitting, None if running else waiting[0])
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A signal that would raise in the middle of the block does so after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no handler is ever called in another
+        return
+    came: list[int] = []
+    known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    raising = {number: handler for number, handler in known.items() if callable(handler)}
+    for number in raising:
+        signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in raising.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)

@@ -235,6 +235,31 @@ def test_when_it_is_interrupted_what_runs_is_ended(start) -> None:
     assert "survived" not in processes[0].log()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_started_while_a_signal_comes_is_ended_too(start, number: int) -> None:
+    children: list[int] = []
+    processes: list[Process] = []
+
+    class Parent(Piece):
+        def start(self) -> object:
+            process = super().start()
+            assert isinstance(process, Process)
+            processes.append(process)
+            children.append(pid_in(process))
+            signal.raise_signal(number)
+            return process
+
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.run([Parent(0, 1, Recorder(), lambda: start("parent"))], Limits(1, 10))
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    wait_for_end(children[0])
+    assert "survived" not in processes[0].log()
+
+
 def test_a_worker_does_not_outlive_its_parent(tmp_path: Path) -> None:
     import subprocess
 
