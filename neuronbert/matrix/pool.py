@@ -106,12 +106,12 @@ def _uninterrupted() -> Iterator[None]:
     came: list[int] = []
     known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     raising = {number: handler for number, handler in known.items() if callable(handler)}
-    for number in raising:
-        signal.signal(number, lambda number, _frame: came.append(number))
+    for caught in raising:
+        signal.signal(caught, lambda number, _frame: came.append(number))
     try:
         yield
     finally:
         for number, handler in raising.items():
             signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
+    for late in came:
+        signal.raise_signal(late)
