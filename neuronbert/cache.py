@@ -33,7 +33,7 @@ LIMIT_VARIABLE: Final = "NEURONBERT_CACHE_LIMIT"
 DEFAULT_LIMIT: Final = 20 << 30
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _SHELF: Final = 16
 """Letters of the name of a shelf: a folder for the entries that differ in their weights only."""

@@ -323,7 +323,7 @@ def test_a_limit_is_a_size(monkeypatch: pytest.MonkeyPatch, text: str, size: int
     assert Cache().limit == size
 
 
-@pytest.mark.parametrize("text", ["much", "-1", "1X", "1e9", "inf", "1 2", "\u0661GB"])
+@pytest.mark.parametrize("text", ["much", "-1", "1X", "1e9", "inf", "1 2", "\u0661GB", "9" * 400])
 def test_what_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(cache.LIMIT_VARIABLE, text)
     with pytest.raises(InvalidOptionError, match=cache.LIMIT_VARIABLE):
