@@ -107,13 +107,10 @@ class MatrixReport(_Data):
         return tuple(result.failure for result in self.results if result.failure)
 
     @property
-    def skips(self) -> dict[str, str]:
-        """Each target that was skipped, or only compiled for, and why."""
-        return {
-            result.cell.target: result.outcome.reason
-            for result in self.results
-            if result.status in ("skipped", "compiled")
-        }
+    def skips(self) -> tuple[tuple[str, str], ...]:
+        """The targets that were skipped, or only compiled for, each with every reason why."""
+        held = (result for result in self.results if result.status in ("skipped", "compiled"))
+        return tuple(dict.fromkeys((result.cell.target, result.outcome.reason) for result in held))
 
     @property
     def passed(self) -> bool:
@@ -130,7 +127,7 @@ class MatrixReport(_Data):
         if self.failures:
             raise ValidationFailedError(self.failures)
         if not self.passed:
-            raise NothingRanError(self.matrix, [f"{target}: {why}" for target, why in self.skips.items()])
+            raise NothingRanError(self.matrix, [f"{target}: {why}" for target, why in self.skips])
 
 
 def to_json(report: MatrixReport) -> str:
