@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record, digest
+from neuronbert.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record
 from neuronbert.errors import InvalidOptionError, NoEntryError, StorageError, first_line
+from neuronbert.provenance import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

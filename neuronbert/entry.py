@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from neuronbert.artifact import describe
 from neuronbert.manifest import CompilerInfo, FileInfo, FileName, InputSpec, OutputSpec, ProgramSpec, Sha256
+from neuronbert.provenance import canonical, digest
 
 if TYPE_CHECKING:
     from io import BufferedIOBase
@@ -99,16 +99,6 @@ class Record(_Data):
         if record.dump() != content:
             raise DamagedEntryError(RECORD, _ALTERED)
         return record
-
-
-def canonical(value: object) -> bytes:
-    """The one JSON text of a value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def digest(value: object) -> str:
-    """The sha256 of the one JSON text of a value."""
-    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from neuronbert.architectures import ARCHITECTURES, TASKS, AnswerKind
 from neuronbert.errors import InvalidShapeError
+from neuronbert.provenance import digest
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AutoCast, AutoCastType, LogicalCores, OptLevel
 
@@ -217,7 +218,7 @@ class Manifest(_Data):
 def dump(manifest: Manifest) -> bytes:
     """The content of neuronbert.json: canonical JSON that holds the digest of all the rest of itself."""
     body = manifest.model_dump(mode="json")
-    return _render({**body, "seal": _seal(body)})
+    return _render({**body, "seal": digest(body)})
 
 
 def parse(content: bytes) -> Manifest:
@@ -232,7 +233,7 @@ def parse(content: bytes) -> Manifest:
     if type(version) is not int or version != FORMAT_VERSION:
         raise FormatVersionError(version)
     seal = body.pop("seal", None)
-    if seal != _seal(body) or content != _render({**body, "seal": seal}):
+    if seal != digest(body) or content != _render({**body, "seal": seal}):
         raise ManifestError(_ALTERED)
     try:
         manifest = Manifest.model_validate_json(json.dumps(body))
@@ -261,8 +262,3 @@ def _decode(content: bytes) -> dict[str, object]:
 
 def _render(body: dict[str, object]) -> bytes:
     return (json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def _seal(body: dict[str, object]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

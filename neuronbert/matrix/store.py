@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import re
 import shutil
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from neuronbert._version import __version__
+from neuronbert import provenance
 from neuronbert.errors import InvalidOptionError, StorageError
 from neuronbert.matrix.results import Result
+from neuronbert.provenance import digest
 from neuronbert.staging import write_whole
 
 if TYPE_CHECKING:
@@ -29,17 +28,8 @@ if TYPE_CHECKING:
 CELLS: Final = "cells"
 _WORK: Final = "work"
 _COMPILER: Final = ".compiler"
-_LIBRARIES: Final = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "torch-neuronx",
-    "torch-xla",
-    "libneuronxla",
-    "neuronx-cc",
-)
+_LIBRARIES: Final = (*provenance.TOOLS, "tokenizers", "safetensors", "numpy")
+_VARIABLES: Final = (*provenance.COMPILING, *provenance.RUNNING)
 
 
 class Store:
@@ -142,13 +132,7 @@ class Store:
 
 def versions() -> dict[str, str]:
     """The versions of all that decides a program, as far as it is installed."""
-    found = {"neuronbert": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **provenance.versions(_LIBRARIES)}
 
 
 def key(cell: Cell, source: str, environment: str) -> str:
@@ -159,7 +143,7 @@ def key(cell: Cell, source: str, environment: str) -> str:
         source: The digest of its checkpoint's files; empty for one that is made from a config.
         environment: As `environment` gives it.
     """
-    return _digest([cell.model_dump(mode="json"), source, environment])
+    return digest([cell.model_dump(mode="json"), source, environment])
 
 
 def environment() -> str:
@@ -167,12 +151,5 @@ def environment() -> str:
 
     The code itself, not only its version: who changes it runs the matrix again to see what that did.
     """
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        code.update(path.read_bytes())
-    settings = {name: value for name, value in os.environ.items() if name.startswith(("NEURON_", "XLA_"))}
-    return _digest([versions(), settings, platform.machine(), sys.platform, code.hexdigest()])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    settings = provenance.variables(_VARIABLES)
+    return digest([versions(), settings, platform.machine(), sys.platform, provenance.code()])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronbert import cache, entry, job
+from neuronbert import cache, entry, job, provenance
 from neuronbert.cache import DEFAULT_LIMIT, Cache
 from neuronbert.entry import RECORD, DamagedEntryError, Entry, Record
 from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, NoEntryError
@@ -175,7 +175,7 @@ DAMAGES = {
 def rewrite(place: Path, **changes: Any) -> None:
     """Another record, under a digest that is right: what an attacker can make."""
     body = {**json.loads((place / RECORD).read_bytes())["record"], **changes}
-    (place / RECORD).write_bytes(entry.canonical({"record": body, "sha256": entry.digest(body)}))
+    (place / RECORD).write_bytes(provenance.canonical({"record": body, "sha256": provenance.digest(body)}))
 
 
 def rename_file(place: Path, name: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from neuronbert import provenance
 from neuronbert.errors import InvalidOptionError, StorageError
 from neuronbert.matrix import runner, store
 from neuronbert.matrix.messages import ANSWER, Probe, Status
@@ -101,12 +102,15 @@ def test_a_key_changes_with_everything_that_decides_a_result(monkeypatch: pytest
         store.key(make_cell(), "other weights", here),
     ]
     assert store.key(make_cell(), "s", store.environment()) == keys[0]
-    for name, value in (("NEURON_CC_FLAGS", "--x"), ("XLA_FLAGS", "--y")):
-        monkeypatch.setenv(name, value)
+    for name in ("NEURON_RT_LOG_LEVEL", "TORCH_NEURONX_DEBUG_DIR"):
+        monkeypatch.setenv(name, "INFO")
+        assert store.environment() == here
+    for name in ("NEURON_CC_FLAGS", "XLA_FLAGS", *provenance.RUNNING):
+        monkeypatch.setenv(name, "1")
         keys.append(store.key(make_cell(), "s", store.environment()))
-    monkeypatch.setattr(store.metadata, "version", lambda name: "0.0")
+    monkeypatch.setattr(provenance, "version", lambda name: "0.0")
     keys.append(store.key(make_cell(), "s", store.environment()))
-    monkeypatch.setattr(Path, "read_bytes", lambda self: b"other code")
+    monkeypatch.setattr(provenance, "code", lambda: "other")
     keys.append(store.key(make_cell(), "s", store.environment()))
     assert len(set(keys)) == len(keys)
 
