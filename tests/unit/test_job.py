@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from neuronbert import StaticShape, job, provenance
+from neuronbert import StaticShape, provenance
+from neuronbert.cache import job
 from neuronbert.spec import ExportSpec
 from tests.unit.jobs import make_job, write_checkpoint
 

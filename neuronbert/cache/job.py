@@ -15,7 +15,7 @@ from neuronbert.errors import CheckpointCorruptError
 from neuronbert.provenance import digest
 
 if TYPE_CHECKING:
-    from neuronbert.entry import Build
+    from neuronbert.cache.entry import Build
     from neuronbert.spec import ExportSpec
 
 _VARIABLES: Final = {"neuronx": provenance.COMPILING}

@@ -1,4 +1,4 @@
-"""The compile cache: an export of what was exported before copies the programs, whatever the model is called.
+"""The folder of the compile cache: its entries, and who makes them.
 
 Owns: who compiles when several ask for the same, and the bound. A cache that can't be used is a note, never an error.
 Knows nothing of torch or of backends.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record
+from neuronbert.cache.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record
 from neuronbert.errors import InvalidOptionError, NoEntryError, StorageError, first_line
 from neuronbert.provenance import digest
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import BufferedIOBase
 
-    from neuronbert.entry import Build
-    from neuronbert.job import Job
+    from neuronbert.cache.entry import Build
+    from neuronbert.cache.job import Job
 
 logger = logging.getLogger("neuronbert")
 
