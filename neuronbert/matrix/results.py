@@ -9,8 +9,9 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from neuronbert.data import Data
 from neuronbert.errors import NothingRanError, ValidationFailedError
 from neuronbert.matrix.messages import Outcome, Status
 from neuronbert.matrix.schema import Cell
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
     from neuronbert.report import ValidationReport
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Result(_Data):
+class Result(Data):
     """One cell, and what came of it."""
 
     cell: Cell
@@ -53,7 +50,7 @@ class Result(_Data):
         return f"{self.cell.id}: {self.outcome.reason}" if self.status == "failed" else ""
 
 
-class Drift(_Data):
+class Drift(Data):
     """How far one output of one program is from fp32: the worst value of each batch."""
 
     shape: str
@@ -85,7 +82,7 @@ def drifts(report: ValidationReport) -> tuple[Drift, ...]:
     )
 
 
-class MatrixReport(_Data):
+class MatrixReport(Data):
     """Everything one run of a matrix found, in the order of its cells."""
 
     neuronbert_version: str
