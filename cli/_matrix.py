@@ -39,7 +39,7 @@ def _teller(done: "Callable[[str], None]") -> "Callable[[Result, int, int], None
 
 
 def _show(report: "MatrixReport", output: Path) -> None:
-    for target, reason in report.skips.items():
+    for target, reason in report.skips:
         _output.note(f"{target} was not run: {reason}")
     for failure in report.failures:
         _output.note(f"failed: {failure}")

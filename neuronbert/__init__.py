@@ -13,7 +13,7 @@ from neuronbert._version import __version__
 if TYPE_CHECKING:
     from neuronbert.artifact import Artifact as Artifact
     from neuronbert.backends.base import Placement as Placement
-    from neuronbert.cache import Cache as Cache
+    from neuronbert.cache.store import Cache as Cache
     from neuronbert.errors import NeuronBertError as NeuronBertError
     from neuronbert.exporter import export as export
     from neuronbert.heads import NeuronAutoModel as NeuronAutoModel
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "artifact": ("Artifact",),
     "backends.base": ("Placement",),
-    "cache": ("Cache",),
+    "cache.store": ("Cache",),
     "errors": ("NeuronBertError",),
     "exporter": ("export",),
     "heads": (

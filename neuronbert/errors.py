@@ -617,9 +617,14 @@ class FailedCheckError(NeuronBertError):
 
 
 class CompilationFailedError(FailedCheckError):
-    """The compiler refused, or ended before it was done."""
+    """The compiler refused, or ended before it was done.
+
+    Attributes:
+        log: What the message names: the compiler's log, or the folder that it worked in; None if it names nothing.
+    """
 
     def __init__(self, shape: str, reason: str, log: object = None, lines: Sequence[str] = ()) -> None:
+        self.log = log
         said = (
             f" Its log {log} ends with: {' | '.join(lines)}." if lines else f" Its files are in {log}." if log else ""
         )

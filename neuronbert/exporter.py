@@ -21,11 +21,11 @@ from neuronbert._version import __version__
 from neuronbert.architectures import find_head
 from neuronbert.artifact import CARD, Artifact, describe, seal, staged
 from neuronbert.backends import registry
-from neuronbert.cache import Cache
+from neuronbert.cache.entry import Build
+from neuronbert.cache.job import Job
+from neuronbert.cache.store import Cache
 from neuronbert.checkpoint import CONFIG, canonical_task
-from neuronbert.entry import Build
 from neuronbert.errors import InvalidOptionError, StorageError
-from neuronbert.job import Job
 from neuronbert.manifest import Manifest, Source
 from neuronbert.shapes import check_choices
 

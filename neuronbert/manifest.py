@@ -9,10 +9,12 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from neuronbert.architectures import ARCHITECTURES, TASKS, AnswerKind
+from neuronbert.data import Data
 from neuronbert.errors import InvalidShapeError
+from neuronbert.provenance import digest
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AutoCast, AutoCastType, LogicalCores, OptLevel
 
@@ -49,11 +51,7 @@ class FormatVersionError(ManifestError):
         self.found = found
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class InputSpec(_Data):
+class InputSpec(Data):
     """One input, in the order that programs take it. Its values are whole numbers from 0 to `maximum`."""
 
     name: str
@@ -72,7 +70,7 @@ class InputSpec(_Data):
         return self
 
 
-class OutputSpec(_Data):
+class OutputSpec(Data):
     """One output: its dimensions by meaning, with the sizes of those that aren't the call's own."""
 
     name: str
@@ -88,7 +86,7 @@ class OutputSpec(_Data):
         return cls(name=output.name, dims=output.dims, size=sizes.get(output.dims[-1]), answer=output.answer)
 
 
-class ProgramSpec(_Data):
+class ProgramSpec(Data):
     """One compiled program: its static shape, the file it is in, and the method of the file that runs it."""
 
     batch_size: Dim
@@ -117,7 +115,7 @@ class ProgramSpec(_Data):
         return StaticShape(self.batch_size, self.sequence_length, self.num_choices)
 
 
-class CompilerInfo(_Data):
+class CompilerInfo(Data):
     """How the programs were made: every setting explicit, every version that matters."""
 
     name: str
@@ -132,7 +130,7 @@ class CompilerInfo(_Data):
     versions: dict[str, str]
 
 
-class Source(_Data):
+class Source(Data):
     """The checkpoint that the programs were made from."""
 
     model: str
@@ -148,7 +146,7 @@ class Source(_Data):
     """Weights that the checkpoint lacked and that were initialised at random, on request."""
 
 
-class FileInfo(_Data):
+class FileInfo(Data):
     """What a file must be."""
 
     sha256: Sha256
@@ -160,7 +158,7 @@ class FileInfo(_Data):
         return cls(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
-class Manifest(_Data):
+class Manifest(Data):
     """The whole of neuronbert.json but for its seal."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -217,7 +215,7 @@ class Manifest(_Data):
 def dump(manifest: Manifest) -> bytes:
     """The content of neuronbert.json: canonical JSON that holds the digest of all the rest of itself."""
     body = manifest.model_dump(mode="json")
-    return _render({**body, "seal": _seal(body)})
+    return _render({**body, "seal": digest(body)})
 
 
 def parse(content: bytes) -> Manifest:
@@ -232,7 +230,7 @@ def parse(content: bytes) -> Manifest:
     if type(version) is not int or version != FORMAT_VERSION:
         raise FormatVersionError(version)
     seal = body.pop("seal", None)
-    if seal != _seal(body) or content != _render({**body, "seal": seal}):
+    if seal != digest(body) or content != _render({**body, "seal": seal}):
         raise ManifestError(_ALTERED)
     try:
         manifest = Manifest.model_validate_json(json.dumps(body))
@@ -261,8 +259,3 @@ def _decode(content: bytes) -> dict[str, object]:
 
 def _render(body: dict[str, object]) -> bytes:
     return (json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def _seal(body: dict[str, object]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

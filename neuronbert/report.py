@@ -10,18 +10,15 @@ import re
 from typing import Annotated, Final, Literal
 from xml.etree import ElementTree as Xml
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from neuronbert.data import Data
 from neuronbert.errors import ValidationFailedError
 
 _XML_FORBIDS: Final = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Measure(_Data):
+class Measure(Data):
     """One number and what it must be."""
 
     name: Literal["cosine", "error", "agreement"]
@@ -37,7 +34,7 @@ class Measure(_Data):
         return self.value <= self.limit if self.name == "error" else self.value >= self.limit
 
 
-class Check(_Data):
+class Check(Data):
     """One output of one call, compared with the reference."""
 
     shape: str
@@ -69,7 +66,7 @@ class Check(_Data):
         return f"{self.name}: {'; '.join(said)}" if failed else ""
 
 
-class TaskMetric(_Data):
+class TaskMetric(Data):
     """A task's own metric on labelled data, of the program and of the reference."""
 
     name: str
@@ -78,7 +75,7 @@ class TaskMetric(_Data):
     reference: float
 
 
-class ValidationReport(_Data):
+class ValidationReport(Data):
     """Everything one validation found."""
 
     neuronbert_version: str

@@ -5,12 +5,11 @@ Owns: ExportSpec, its fingerprint, and the names of the auto-cast modes. Knows n
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, fields
 from typing import Final, Literal, get_args
 
 from neuronbert.errors import InvalidOptionError, InvalidShapeError
+from neuronbert.provenance import digest
 from neuronbert.shapes import StaticShape
 
 AutoCast = Literal["none", "matmul", "all"]
@@ -102,7 +101,7 @@ class ExportSpec:
         `task` and `target` are taken as they stand, so "auto" should be resolved first.
         """
         body = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        return digest(body)
 
     def target_options(self) -> dict[str, object]:
         """The options that only some targets have, where they differ from their defaults."""

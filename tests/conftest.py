@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
+# A shell without job control starts what it puts in the background with Ctrl-C ignored, and so would be all that is
+# started here; some tests interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -13,7 +13,7 @@ from .. import _output
 from .._options import Json
 
 if TYPE_CHECKING:
-    from neuronbert.entry import Entry
+    from neuronbert.cache.entry import Entry
 
 _SHOWN = 12
 """Letters of a key: as many as tell the entries of any cache apart."""

@@ -111,7 +111,7 @@ def _add_skips(body: Xml.Element, report: MatrixReport) -> None:
         return
     add(body, "h2", "Not run")
     places = add(body, "dl", class_="failures")
-    for target, reason in report.skips.items():
+    for target, reason in report.skips:
         add(places, "dt", target)
         add(places, "dd", reason, class_="dim")
 

@@ -45,7 +45,7 @@ def _failures(report: MatrixReport, command: str) -> str:
 def _skips(report: MatrixReport) -> str:
     if not report.skips:
         return ""
-    lines = [f"- {target}: {_text(reason)}" for target, reason in report.skips.items()]
+    lines = [f"- {target}: {_text(reason)}" for target, reason in report.skips]
     return "## Not run\n\n" + "\n".join(lines) + "\n"
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from neuronbert.data import Data
 from neuronbert.matrix.schema import Cell
 from neuronbert.report import ValidationReport
 
@@ -20,11 +19,7 @@ Status = Literal["passed", "failed", "compiled", "skipped"]
 Stage = Literal["checkpoint", "export", "validate", "process"]
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Job(_Data):
+class Job(Data):
     """A cell to export and to validate, or a target to ask about."""
 
     cell: Cell | None = None
@@ -33,7 +28,7 @@ class Job(_Data):
     target: str = ""
 
 
-class Probe(_Data):
+class Probe(Data):
     """Why a target can't be compiled for here, and why it can't be run; empty if it can."""
 
     compiler: str = ""
@@ -42,7 +37,7 @@ class Probe(_Data):
     """Why it couldn't be told."""
 
 
-class Outcome(_Data):
+class Outcome(Data):
     """What became of one cell's artifact."""
 
     status: Status
@@ -50,4 +45,6 @@ class Outcome(_Data):
     """What was done last; only after "validate" was anything compared."""
     reason: str = ""
     """Why it didn't pass, in one line."""
+    log: str = ""
+    """What the reason names of a compiler's files: its log, or the folder that it worked in."""
     report: ValidationReport | None = None

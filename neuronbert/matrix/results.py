@@ -9,8 +9,9 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from neuronbert.data import Data
 from neuronbert.errors import NothingRanError, ValidationFailedError
 from neuronbert.matrix.messages import Outcome, Status
 from neuronbert.matrix.schema import Cell
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
     from neuronbert.report import ValidationReport
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Result(_Data):
+class Result(Data):
     """One cell, and what came of it."""
 
     cell: Cell
@@ -53,7 +50,7 @@ class Result(_Data):
         return f"{self.cell.id}: {self.outcome.reason}" if self.status == "failed" else ""
 
 
-class Drift(_Data):
+class Drift(Data):
     """How far one output of one program is from fp32: the worst value of each batch."""
 
     shape: str
@@ -85,7 +82,7 @@ def drifts(report: ValidationReport) -> tuple[Drift, ...]:
     )
 
 
-class MatrixReport(_Data):
+class MatrixReport(Data):
     """Everything one run of a matrix found, in the order of its cells."""
 
     neuronbert_version: str
@@ -107,13 +104,10 @@ class MatrixReport(_Data):
         return tuple(result.failure for result in self.results if result.failure)
 
     @property
-    def skips(self) -> dict[str, str]:
-        """Each target that was skipped, or only compiled for, and why."""
-        return {
-            result.cell.target: result.outcome.reason
-            for result in self.results
-            if result.status in ("skipped", "compiled")
-        }
+    def skips(self) -> tuple[tuple[str, str], ...]:
+        """The targets that were skipped, or only compiled for, each with every reason why."""
+        held = (result for result in self.results if result.status in ("skipped", "compiled"))
+        return tuple(dict.fromkeys((result.cell.target, result.outcome.reason) for result in held))
 
     @property
     def passed(self) -> bool:
@@ -130,7 +124,7 @@ class MatrixReport(_Data):
         if self.failures:
             raise ValidationFailedError(self.failures)
         if not self.passed:
-            raise NothingRanError(self.matrix, [f"{target}: {why}" for target, why in self.skips.items()])
+            raise NothingRanError(self.matrix, [f"{target}: {why}" for target, why in self.skips])
 
 
 def to_json(report: MatrixReport) -> str:

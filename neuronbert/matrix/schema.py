@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, NoReturn, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from neuronbert.architectures import ARCHITECTURES, TASKS
 from neuronbert.backends.registry import TARGETS
+from neuronbert.data import Data
 from neuronbert.errors import InvalidShapeError
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS, AutoCast, AutoCastType, LogicalCores, OptLevel
@@ -105,11 +106,7 @@ Scalar = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str
 _Some = (BeforeValidator(_listed), Field(min_length=1, max_length=256), AfterValidator(_check_once))
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Options(_Data):
+class Options(Data):
     """What the export for one target takes besides, as ExportSpec has it; left out, its own default."""
 
     dynamic_batch: bool | None = None
@@ -119,7 +116,7 @@ class Options(_Data):
     inline_weights: bool | None = None
 
 
-class Axes(_Data):
+class Axes(Data):
     """What is combined with what; a single value needs no list."""
 
     tasks: Annotated[tuple[TaskName, ...], *_Some] | None = None
@@ -162,7 +159,7 @@ class ModelEntry(Axes):
         return self.name or (self.model or "").rstrip("/").rsplit("/", 1)[-1] or str(self.model)
 
 
-class Selection(_Data):
+class Selection(Data):
     """Cells by their values: one or several for each axis; an axis that is left out has any."""
 
     model: Annotated[tuple[Name, ...], *_Some] | None = None
@@ -199,7 +196,7 @@ class Definition(Axes):
     include: Selections = ()
 
 
-class Cell(_Data):
+class Cell(Data):
     """One artifact to make and to validate."""
 
     model: str

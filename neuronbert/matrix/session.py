@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from neuronbert.matrix.sources import Source
 
 _WORKER: Final = "neuronbert.matrix.worker"
+_DEVICE: Final = "device"
 
 
 class Session:
@@ -55,8 +56,8 @@ class Session:
             if source is None or problem:
                 self.take(_unmade(cell, problem, probe.compiler))
                 continue
-            work = _CellWork(self, cell, source, key(cell, source.digest, here))
-            if not work.settle(probe):
+            work = _CellWork(self, cell, probe, source, key(cell, source.digest, here))
+            if not work.settle():
                 works.append(work)
         pool.run(works, self.limits)
         return tuple(self._results[cell.id] for cell in self._cells)
@@ -105,22 +106,23 @@ def _now() -> str:
 class _CellWork:
     """A cell that has to be run, or for which an earlier result may do."""
 
-    def __init__(self, session: Session, cell: Cell, source: Source, key: str) -> None:
+    def __init__(self, session: Session, cell: Cell, probe: Probe, source: Source, key: str) -> None:
         self._session = session
         self._cell = cell
+        self._probe = probe
         self._source = source
         self._key = key
         self._estimate = memory.estimate(cell, source.config, source.weights)
         self._scratch = Path()
 
-    def settle(self, probe: Probe) -> bool:
+    def settle(self) -> bool:
         """Take up the result of an earlier run, if it still counts."""
         result = self._session.store.find(self._cell)
         if result is None:
             return False
         if result.peak_bytes:
             self._session.ledger.learn(self._cell, self._estimate, result.peak_bytes)
-        final = result.status == "passed" or (result.status == "compiled" and bool(probe.runtime))
+        final = result.status == "passed" or (result.status == "compiled" and bool(self._probe.runtime))
         if self._session.settings.fresh or result.key != self._key or not final:
             return False
         self._session.take(result.model_copy(update={"kept": True}))
@@ -128,6 +130,10 @@ class _CellWork:
 
     def need(self) -> int:
         return self._session.ledger.need(self._cell, self._estimate)
+
+    def holds(self) -> str:
+        # A process takes every NeuronCore it sees as soon as it uses one, and no other process gets them meanwhile.
+        return "" if self._cell.target == "cpu" or self._probe.runtime else _DEVICE
 
     def start(self) -> Process:
         folder = self._source.folder
@@ -139,7 +145,7 @@ class _CellWork:
     def finish(self, process: Process, ended: Ended) -> None:
         log = process.log()
         try:
-            outcome = Outcome.model_validate_json((self._scratch / ANSWER).read_bytes())
+            outcome = self._judge(Outcome.model_validate_json((self._scratch / ANSWER).read_bytes()))
         except (OSError, ValueError):
             outcome = Outcome(status="failed", stage="process", reason=ended.problem(log))
         if ended.peak_bytes:
@@ -153,9 +159,18 @@ class _CellWork:
             finished=_now(),
         )
         self._session.store.discard(self._scratch)
-        if result.status != "skipped":
-            self._session.store.keep(result, log)
+        self._session.store.keep(result, log)
         self._session.take(result)
+
+    def _judge(self, outcome: Outcome) -> Outcome:
+        """What an answer is worth here: failed if it says that what the probe found isn't there after all."""
+        update: dict[str, str] = {}
+        if outcome.status == "skipped" or (outcome.status == "compiled" and not self._probe.runtime):
+            update["status"] = "failed"
+        if outcome.log:  # it is in the scratch folder, which goes
+            kept = str(self._session.store.rescue(self._cell, Path(outcome.log)))
+            update |= {"log": kept, "reason": outcome.reason.replace(outcome.log, kept)}
+        return outcome.model_copy(update=update)
 
 
 class _ProbeWork:
@@ -169,6 +184,9 @@ class _ProbeWork:
 
     def need(self) -> int:
         return memory.PROCESS
+
+    def holds(self) -> str:
+        return ""  # it asks what is installed and which devices are there, and opens none
 
     def start(self) -> Process:
         process, self._scratch = _start(self._session, Job(target=self._target))

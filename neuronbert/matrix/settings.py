@@ -30,7 +30,7 @@ class Settings:
     """How a matrix is run.
 
     Attributes:
-        jobs: Cells at once; None for one on every core.
+        jobs: Cells at once; None for one on every core. Of those that run on a Neuron device, it is one at a time.
         max_memory: Bytes that cells may be expected to take together; None for most of what is free.
         timeout: Seconds that a cell may take.
         require: Targets whose cells must be compiled, or with ":run" run as well; "all" for every target.

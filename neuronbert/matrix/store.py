@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import re
 import shutil
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from neuronbert._version import __version__
+from neuronbert import provenance
 from neuronbert.errors import InvalidOptionError, StorageError
 from neuronbert.matrix.results import Result
+from neuronbert.provenance import digest
 from neuronbert.staging import write_whole
 
 if TYPE_CHECKING:
@@ -28,17 +27,9 @@ if TYPE_CHECKING:
 
 CELLS: Final = "cells"
 _WORK: Final = "work"
-_LIBRARIES: Final = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "torch-neuronx",
-    "torch-xla",
-    "libneuronxla",
-    "neuronx-cc",
-)
+_COMPILER: Final = ".compiler"
+_LIBRARIES: Final = (*provenance.TOOLS, "tokenizers", "safetensors", "numpy")
+_VARIABLES: Final = (*provenance.COMPILING, *provenance.RUNNING)
 
 
 class Store:
@@ -99,8 +90,22 @@ class Store:
             return None
         return result if result.cell == cell else None
 
+    def rescue(self, cell: Cell, files: Path) -> Path:
+        """Move a compiler's log, or the folder that it worked in, to where it stays; returns where that is."""
+        place = self._path(cell, _COMPILER)
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            if files.is_dir():
+                return files.rename(place)
+            place.mkdir()
+            return files.rename(place / files.name)
+        except OSError as error:
+            raise StorageError(place, error.strerror or str(error)) from error
+
     def keep(self, result: Result, log: str) -> None:
         """Keep a result, and of one that failed what its process printed."""
+        if not result.outcome.log:
+            shutil.rmtree(self._path(result.cell, _COMPILER), ignore_errors=True)
         write_whole(self._path(result.cell, ".json"), result.model_dump_json(indent=2) + "\n")
         path = self._path(result.cell, ".log")
         if result.status == "failed" and log:
@@ -127,13 +132,7 @@ class Store:
 
 def versions() -> dict[str, str]:
     """The versions of all that decides a program, as far as it is installed."""
-    found = {"neuronbert": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **provenance.versions(_LIBRARIES)}
 
 
 def key(cell: Cell, source: str, environment: str) -> str:
@@ -144,7 +143,7 @@ def key(cell: Cell, source: str, environment: str) -> str:
         source: The digest of its checkpoint's files; empty for one that is made from a config.
         environment: As `environment` gives it.
     """
-    return _digest([cell.model_dump(mode="json"), source, environment])
+    return digest([cell.model_dump(mode="json"), source, environment])
 
 
 def environment() -> str:
@@ -152,12 +151,5 @@ def environment() -> str:
 
     The code itself, not only its version: who changes it runs the matrix again to see what that did.
     """
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        code.update(path.read_bytes())
-    settings = {name: value for name, value in os.environ.items() if name.startswith(("NEURON_", "XLA_"))}
-    return _digest([versions(), settings, platform.machine(), sys.platform, code.hexdigest()])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    settings = provenance.variables(_VARIABLES)
+    return digest([versions(), settings, platform.machine(), sys.platform, provenance.code()])

@@ -62,7 +62,8 @@ def run(cell: Cell, checkpoint: str | None, folder: Path) -> Outcome:
         status: Status = "compiled" if reached[-1] == "validate" else "skipped"
         return Outcome(status=status, stage=reached[-1], reason=error.reason)
     except NeuronBertError as error:
-        return Outcome(status="failed", stage=reached[-1], reason=str(error))
+        log = str(getattr(error, "log", None) or "")
+        return Outcome(status="failed", stage=reached[-1], reason=str(error), log=log)
 
 
 def _export(cell: Cell, checkpoint: Path, output: Path) -> Artifact:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neuronbert import matrix
 from neuronbert.backends.neuronx import NeuronxCompiler
 from neuronbert.matrix import worker
 from neuronbert.matrix.messages import Probe
@@ -14,6 +17,57 @@ from neuronbert.matrix.schema import Cell, Options
 
 CONFIG = {"model_type": "bert", "vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 CELL = Cell(model="a", config=CONFIG, task="fill-mask", shape="1x16+2x16", target="inf2", auto_cast="matmul-bf16")
+
+
+STARTUP = """
+from neuronbert import sdk
+
+sdk.find_device = lambda *_: sdk.Device("inf2", 1)
+"""
+
+
+@pytest.fixture
+def workers(host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Makes the processes of a matrix run on a machine with an Inf2 device; runs a matrix there."""
+
+    def run(models: list[str], before: Callable[[], object] = lambda: None, **machine: Any) -> matrix.MatrixReport:
+        host("inf2", **machine)
+        before()
+        (tmp_path / "site" / "sitecustomize.py").write_text(STARTUP)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        file = tmp_path / "matrix.yaml"
+        config = json.dumps(CONFIG)
+        rows = [f"  - {{ name: {name}, config: {config}, tasks: fill-mask }}" for name in models]
+        file.write_text("\n".join(["shapes: 1x16", "targets: inf2", "models:", *rows]))
+        return matrix.run(file, tmp_path / "out", matrix.Settings(jobs=2, max_memory=64 << 30))
+
+    return run
+
+
+def test_cells_that_run_on_the_device_do_not_take_each_others_cores(workers, tmp_path: Path) -> None:
+    report = workers(["one", "two"], lock=str(tmp_path / "cores"))
+    assert report.failures == ()
+    assert report.counts == {"passed": 2}
+
+
+def test_a_failed_compilation_names_a_log_that_is_still_there(workers, tmp_path: Path) -> None:
+    report = workers(["one"], fail="exit")
+    (result,) = report.results
+    log = Path(result.outcome.log)
+    assert (result.status, result.outcome.stage) == ("failed", "export")
+    assert f"Its log {log} ends with: " in result.outcome.reason
+    assert "[NCC_EVRF001] an operator is not supported" in log.read_text()
+    assert log.parent.parent == tmp_path / "out" / "cells"
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_a_library_that_is_there_and_cannot_be_imported_is_a_failure(workers, edit) -> None:
+    def spoil() -> None:
+        edit(lambda text: f"{text}\nraise ImportError('libnrt.so.1: no such file')\n")
+
+    report = workers(["one"], before=spoil)
+    assert report.counts == {"failed": 1}
+    assert "torch_neuronx can't be imported (libnrt.so.1: no such file)" in report.failures[0]
 
 
 def test_with_a_device_it_is_compiled_run_and_compared(host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

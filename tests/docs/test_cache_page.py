@@ -12,7 +12,7 @@ import pytest
 
 from cli.app import main
 from neuronbert import Artifact, Cache
-from neuronbert.cache import DEFAULT_LIMIT
+from neuronbert.cache.store import DEFAULT_LIMIT
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "cache.md").read_text(encoding="utf-8")
 

@@ -11,6 +11,7 @@ from typing import Any
 from neuronbert import manifest as schema
 from neuronbert.artifact import seal, staged
 from neuronbert.manifest import CompilerInfo, InputSpec, Manifest, OutputSpec, ProgramSpec, Source
+from neuronbert.provenance import digest
 from neuronbert.report import Check, Measure, ValidationReport
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def reseal(content: bytes, **changes: Any) -> bytes:
     """The content of a manifest with other values, under a seal that is right: what an attacker can make."""
     body = {**json.loads(content), **changes}
     body.pop("seal")
-    return schema._render({**body, "seal": schema._seal(body)})
+    return schema._render({**body, "seal": digest(body)})
 
 
 def write_artifact(output: Path, *, overwrite: bool = False, files: dict[str, bytes] | None = None) -> Path:

@@ -13,10 +13,10 @@ from safetensors.numpy import save_file
 
 from neuronbert import ExportSpec, StaticShape
 from neuronbert.artifact import describe
-from neuronbert.cache import Cache
+from neuronbert.cache.entry import RECORD, Build, Entry
+from neuronbert.cache.job import Job
+from neuronbert.cache.store import Cache
 from neuronbert.checkpoint import Checkpoint
-from neuronbert.entry import RECORD, Build, Entry
-from neuronbert.job import Job
 from neuronbert.manifest import OutputSpec
 from tests.unit.builders import INPUTS, make_manifest
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronbert import cache, entry, job
-from neuronbert.cache import DEFAULT_LIMIT, Cache
-from neuronbert.entry import RECORD, DamagedEntryError, Entry, Record
+from neuronbert import provenance
+from neuronbert.cache import entry, job, store
+from neuronbert.cache.entry import RECORD, DamagedEntryError, Entry, Record
+from neuronbert.cache.store import Cache
 from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, NoEntryError
 from tests.unit.builders import content, names, run_python
 from tests.unit.jobs import Workplace, compile_into, exports_of, make_job, same_stat, write_checkpoint
@@ -175,7 +176,7 @@ DAMAGES = {
 def rewrite(place: Path, **changes: Any) -> None:
     """Another record, under a digest that is right: what an attacker can make."""
     body = {**json.loads((place / RECORD).read_bytes())["record"], **changes}
-    (place / RECORD).write_bytes(entry.canonical({"record": body, "sha256": entry.digest(body)}))
+    (place / RECORD).write_bytes(provenance.canonical({"record": body, "sha256": provenance.digest(body)}))
 
 
 def rename_file(place: Path, name: str) -> None:
@@ -316,17 +317,17 @@ def test_what_else_lies_in_the_folder_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("", DEFAULT_LIMIT), ("0", 0), ("1000", 1000), ("20GiB", 20 << 30), ("1.5 G", 3 << 29), ("5mb", 5 << 20)],
+    [("", store.DEFAULT_LIMIT), ("0", 0), ("1000", 1000), ("20GiB", 20 << 30), ("1.5 G", 3 << 29), ("5mb", 5 << 20)],
 )
 def test_a_limit_is_a_size(monkeypatch: pytest.MonkeyPatch, text: str, size: int) -> None:
-    monkeypatch.setenv(cache.LIMIT_VARIABLE, text)
+    monkeypatch.setenv(store.LIMIT_VARIABLE, text)
     assert Cache().limit == size
 
 
-@pytest.mark.parametrize("text", ["much", "-1", "1X", "1e9", "inf", "1 2", "\u0661GB"])
+@pytest.mark.parametrize("text", ["much", "-1", "1X", "1e9", "inf", "1 2", "\u0661GB", "9" * 400])
 def test_what_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(cache.LIMIT_VARIABLE, text)
-    with pytest.raises(InvalidOptionError, match=cache.LIMIT_VARIABLE):
+    monkeypatch.setenv(store.LIMIT_VARIABLE, text)
+    with pytest.raises(InvalidOptionError, match=store.LIMIT_VARIABLE):
         Cache()
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from neuronbert import entry, job
-from neuronbert.entry import ALONE, AT_ONCE, SHARED, Entry, Record
+from neuronbert.cache import entry, job
+from neuronbert.cache.entry import ALONE, AT_ONCE, SHARED, Entry, Record
 from tests.unit.builders import BlockError, content, start_python
 from tests.unit.jobs import Workplace, exports_of, make_job, write_checkpoint
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from neuronbert import StaticShape, job
+from neuronbert import StaticShape, provenance
+from neuronbert.cache import job
 from neuronbert.spec import ExportSpec
 from tests.unit.jobs import make_job, write_checkpoint
 
@@ -56,16 +57,16 @@ def test_every_setting_of_the_config_is_in_the_key(tmp_path: Path, asked: job.Jo
 def test_every_version_and_the_code_itself_is_in_the_key(asked: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
     known = asked.origin()
     assert {"neuronbert", "torch", "transformers"} <= set(known["versions"])
-    monkeypatch.setattr(job, "_versions", lambda: {**known["versions"], "torch": "2.99"})
+    monkeypatch.setattr(provenance, "versions", lambda: {**known["versions"], "torch": "2.99"})
     assert asked.origin() != known
     monkeypatch.undo()
-    monkeypatch.setattr(job, "_code", lambda: "other")
+    monkeypatch.setattr(provenance, "code", lambda: "other")
     assert asked.origin() != known
 
 
 def test_the_versions_of_a_neuron_compiler_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "version", {"neuronx-cc": "2.27.1", "torch": "2.9.1"}.get)
-    found = job._versions.__wrapped__()
+    monkeypatch.setattr(provenance, "version", {"neuronx-cc": "2.27.1", "torch": "2.9.1"}.get)
+    found = provenance.versions()
     assert found["neuronx-cc"] == "2.27.1"
 
 
@@ -74,8 +75,19 @@ def test_what_the_environment_tells_a_neuron_compiler_is_in_the_key(
 ) -> None:
     device = make_job(asked.checkpoint.path, target="inf2", backend="neuronx")
     here, there = asked.origin(), device.origin()
-    monkeypatch.setenv("NEURON_RT_VISIBLE_CORES", "0-3")
+    loaded = make_job(asked.checkpoint.path, target="trn2", backend="torchneuron")
+    later = loaded.origin()
+    for name in ("NEURON_RT_VISIBLE_CORES", "NEURON_PROCESS_TAG", "NEURON_COMPILE_CACHE_URL"):
+        monkeypatch.setenv(name, "a")
+    monkeypatch.setenv("TORCH_NEURONX_NEFF_CACHE_DIR", "set by loading a program")
     assert device.origin() == there
-    monkeypatch.setenv("NEURON_CC_FLAGS", "--fast-math none")
-    assert device.origin() != there
-    assert asked.origin() == here
+    for name in provenance.COMPILING:
+        monkeypatch.setenv(name, "--fast-math none")
+        assert device.origin() != there, name
+        there = device.origin()
+    assert (asked.origin(), loaded.origin()) == (here, later)
+
+
+def test_every_variable_of_the_key_is_on_its_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cache.md").read_text()
+    assert all(f"`{name}`" in page for name in provenance.COMPILING)

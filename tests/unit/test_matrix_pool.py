@@ -145,6 +145,7 @@ class Recorder:
 
     running: dict[int, int] = field(default_factory=dict)
     together: list[tuple[int, ...]] = field(default_factory=list)
+    numbers: list[tuple[int, ...]] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
 
 
@@ -154,13 +155,18 @@ class Piece:
     needs: int
     recorder: Recorder
     start_process: object
+    device: str = ""
 
     def need(self) -> int:
         return self.needs
 
+    def holds(self) -> str:
+        return self.device
+
     def start(self) -> object:
         self.recorder.running[self.number] = self.needs
         self.recorder.together.append(tuple(self.recorder.running.values()))
+        self.recorder.numbers.append(tuple(self.recorder.running))
         return self.start_process()  # type: ignore[operator]
 
     def finish(self, process: object, ended: Ended) -> None:
@@ -189,6 +195,18 @@ def test_no_more_than_the_bounds_unless_alone(needs: list[int], jobs: int, bound
         assert sum(together) <= bound or len(together) == 1
 
 
+@given(st.lists(st.sampled_from(["", "", "device"]), max_size=12), st.integers(1, 4))
+def test_what_only_one_may_have_is_never_held_twice_and_keeps_nobody_else_waiting(holds: list[str], jobs: int) -> None:
+    recorder = Recorder()
+    works = [Piece(n, 1, recorder, Immediate, held) for n, held in enumerate(holds)]
+    pool.run(works, Limits(jobs, 100))
+    assert sorted(recorder.done) == list(range(len(holds)))
+    for together in recorder.numbers:
+        assert [holds[number] for number in together].count("device") <= 1
+    first = recorder.numbers[: min(jobs, holds.count("") + ("device" in holds))]
+    assert [len(together) for together in first] == list(range(1, len(first) + 1)), "a place is left empty"
+
+
 def test_when_it_is_interrupted_what_runs_is_ended(start) -> None:
     children: list[int] = []
     processes: list[Process] = []
@@ -213,6 +231,31 @@ def test_when_it_is_interrupted_what_runs_is_ended(start) -> None:
     ]
     with pytest.raises(KeyboardInterrupt):
         pool.run(works, Limits(2, 10))
+    wait_for_end(children[0])
+    assert "survived" not in processes[0].log()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_started_while_a_signal_comes_is_ended_too(start, number: int) -> None:
+    children: list[int] = []
+    processes: list[Process] = []
+
+    class Parent(Piece):
+        def start(self) -> object:
+            process = super().start()
+            assert isinstance(process, Process)
+            processes.append(process)
+            children.append(pid_in(process))
+            signal.raise_signal(number)
+            return process
+
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.run([Parent(0, 1, Recorder(), lambda: start("parent"))], Limits(1, 10))
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
     wait_for_end(children[0])
     assert "survived" not in processes[0].log()
 

@@ -78,6 +78,17 @@ def test_the_verdict_is_that_of_all_cells() -> None:
         make_matrix_report(*map(make_result, passed)).raise_if_failed()
 
 
+def test_every_reason_why_a_target_was_not_run_is_said_once() -> None:
+    reasons = {"a": "no such head", "b": "no device", "c": "no device"}
+    rows = [
+        make_result("compiled", cell=make_cell(model=name, target="inf2"), outcome=make_outcome("compiled", reason=why))
+        for name, why in reasons.items()
+    ]
+    report = make_matrix_report(*rows)
+    assert report.skips == (("inf2", "no such head"), ("inf2", "no device"))
+    assert all(f"inf2: {why}" in markdown.render(report, "") for why in reasons.values())
+
+
 def test_a_run_of_which_everything_was_skipped_has_not_passed() -> None:
     report = make_matrix_report(make_result("skipped", cell=make_cell(target="inf2")))
     assert not report.passed

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from neuronbert import provenance
 from neuronbert.errors import InvalidOptionError, StorageError
 from neuronbert.matrix import runner, store
-from neuronbert.matrix.messages import Status
+from neuronbert.matrix.messages import ANSWER, Probe, Status
+from neuronbert.matrix.process import Ended
 from neuronbert.matrix.results import Result
-from neuronbert.matrix.session import Session
+from neuronbert.matrix.session import Session, _CellWork
 from neuronbert.matrix.settings import Listener, Settings
+from neuronbert.matrix.sources import Source
 from neuronbert.matrix.store import Store
 from tests.unit.builders import names
 from tests.unit.matrix_builders import HOSTILE, make_cell, make_outcome, make_result
@@ -99,12 +102,15 @@ def test_a_key_changes_with_everything_that_decides_a_result(monkeypatch: pytest
         store.key(make_cell(), "other weights", here),
     ]
     assert store.key(make_cell(), "s", store.environment()) == keys[0]
-    for name, value in (("NEURON_CC_FLAGS", "--x"), ("XLA_FLAGS", "--y")):
-        monkeypatch.setenv(name, value)
+    for name in ("NEURON_RT_LOG_LEVEL", "TORCH_NEURONX_DEBUG_DIR"):
+        monkeypatch.setenv(name, "INFO")
+        assert store.environment() == here
+    for name in ("NEURON_CC_FLAGS", "XLA_FLAGS", *provenance.RUNNING):
+        monkeypatch.setenv(name, "1")
         keys.append(store.key(make_cell(), "s", store.environment()))
-    monkeypatch.setattr(store.metadata, "version", lambda name: "0.0")
+    monkeypatch.setattr(provenance, "version", lambda name: "0.0")
     keys.append(store.key(make_cell(), "s", store.environment()))
-    monkeypatch.setattr(Path, "read_bytes", lambda self: b"other code")
+    monkeypatch.setattr(provenance, "code", lambda: "other")
     keys.append(store.key(make_cell(), "s", store.environment()))
     assert len(set(keys)) == len(keys)
 
@@ -134,6 +140,52 @@ def test_what_is_required_of_a_target(require: tuple[str, ...], expected: list[S
     for result, held in zip(results, found, strict=True):
         if held != result:
             assert held.outcome.reason == f"{result.cell.target} is required here, but {result.outcome.reason}"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "status", "expected"),
+    [
+        ("", "passed", "passed"),
+        ("", "skipped", "failed"),
+        ("", "compiled", "failed"),
+        ("no device", "skipped", "failed"),
+        ("no device", "compiled", "compiled"),
+    ],
+)
+def test_a_cell_does_without_nothing_that_the_probe_found(
+    tmp_path: Path, runtime: str, status: Status, expected: Status
+) -> None:
+    class Answered:
+        def log(self) -> str:
+            return ""
+
+    cell = make_cell(target="inf2")
+    told: list[Result] = []
+    with Store(tmp_path / "out") as place:
+        listener = Listener(progress=lambda _: None, finished=lambda result, done, total: told.append(result))
+        session = Session(place, Settings(), listener, (cell,))
+        work = _CellWork(session, cell, Probe(runtime=runtime), Source(None, "", {}, 1000), "k")
+        work._scratch = place.scratch()
+        (work._scratch / ANSWER).write_text(make_outcome(status).model_dump_json())
+        work.finish(Answered(), Ended(0, 1.0, 0))  # type: ignore[arg-type]
+        assert [result.status for result in told] == [expected]
+        assert place.find(cell) == told[0]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["log", "folder"])
+def test_what_a_compiler_left_stays_until_the_cell_passes(tmp_path: Path, whole: bool) -> None:
+    cell = make_cell()
+    with Store(tmp_path / "out") as place:
+        for text in ("first", "second"):
+            files = place.scratch() / "compiler"
+            files.mkdir()
+            (files / "log.txt").write_text(text)
+            kept = place.rescue(cell, files if whole else files / "log.txt")
+            place.keep(make_result("failed", outcome=make_outcome("failed", log=str(kept))), "")
+        place.discard(files.parent)
+        assert (kept / "log.txt" if whole else kept).read_text() == "second"
+        place.keep(make_result("passed"), "")
+        assert not list((tmp_path / "out" / "cells").glob("*.compiler"))
 
 
 def test_a_target_that_the_matrix_does_not_have_cannot_be_required() -> None:
@@ -166,17 +218,13 @@ def test_cells_are_chosen_by_id_or_pattern() -> None:
 def test_what_an_earlier_run_left_counts_only_if_nothing_could_be_otherwise_now(
     tmp_path: Path, kept: Status, runtime: str, fresh: bool, key: str, again: bool
 ) -> None:
-    from neuronbert.matrix.messages import Probe
-    from neuronbert.matrix.session import _CellWork
-    from neuronbert.matrix.sources import Source
-
     cell = make_cell(target="trn1")
     told: list[Result] = []
     with Store(tmp_path / "out") as place:
         place.keep(make_result(kept, cell=cell, key=key or "k"), "")
         listener = Listener(progress=lambda _: None, finished=lambda result, done, total: told.append(result))
         session = Session(place, Settings(fresh=fresh), listener, (cell,))
-        work = _CellWork(session, cell, Source(None, "", {}, 1000), "k")
-        assert work.settle(Probe(runtime=runtime)) == (not again)
+        work = _CellWork(session, cell, Probe(runtime=runtime), Source(None, "", {}, 1000), "k")
+        assert work.settle() == (not again)
         assert [result.kept for result in told] == ([] if again else [True])
         assert work.need() < 8 << 30, "what it took then is known"

@@ -21,12 +21,14 @@ program. What it does and refuses, with the page of the Neuron SDK's documentati
 - --verbose info goes to stdout (the compiler's reference)
 
 The environment says what machine it is on: NEURON_DOUBLE is JSON with `device` (inf2 ..., or null), `cores`, `busy`,
-`neff` (the newest NEFF version that the runtime takes) and `fail` (how the compiler fails).
+`neff` (the newest NEFF version that the runtime takes), `fail` (how the compiler fails) and `lock` (a file: the process
+that holds it has all the cores, and no other gets one; inference/api-torch-neuronx-core-placement).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -72,6 +74,8 @@ calls: list[tuple[str, dict]] = []
 """What was called with what, for tests to look at."""
 _loaded: dict[tuple[int, bytes], torch.jit.ScriptModule] = {}
 _next_core = 0
+_held: list = []
+"""The lock file, once this process has the cores."""
 _recording: list[bool] = []
 """Not empty while trace() records its operator: the operator itself can't ask, as the tracer is off inside it."""
 
@@ -184,6 +188,12 @@ def replace_weights(neuron_model, weights):
 def cores() -> int:
     if machine().get("device") is None or machine().get("busy"):
         raise RuntimeError(NRT)
+    if "lock" in machine() and not _held:
+        _held.append(Path(machine()["lock"]).open("wb"))  # noqa: SIM115  until this process ends, as the cores are
+        try:
+            fcntl.flock(_held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(NRT) from error
     return machine().get("cores", 2)
 
 

@@ -1,4 +1,4 @@
-"""The compile cache: an export of what was exported before copies the programs, whatever the model is called.
+"""The folder of the compile cache: its entries, and who makes them.
 
 Owns: who compiles when several ask for the same, and the bound. A cache that can't be used is a note, never an error.
 Knows nothing of torch or of backends.
@@ -16,15 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record, digest
+from neuronbert.cache.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record
 from neuronbert.errors import InvalidOptionError, NoEntryError, StorageError, first_line
+from neuronbert.provenance import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import BufferedIOBase
 
-    from neuronbert.entry import Build
-    from neuronbert.job import Job
+    from neuronbert.cache.entry import Build
+    from neuronbert.cache.job import Job
 
 logger = logging.getLogger("neuronbert")
 
@@ -33,7 +34,7 @@ LIMIT_VARIABLE: Final = "NEURONBERT_CACHE_LIMIT"
 DEFAULT_LIMIT: Final = 20 << 30
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _SHELF: Final = 16
 """Letters of the name of a shelf: a folder for the entries that differ in their weights only."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -19,10 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from neuronbert.artifact import describe
+from neuronbert.data import Data
 from neuronbert.manifest import CompilerInfo, FileInfo, FileName, InputSpec, OutputSpec, ProgramSpec, Sha256
+from neuronbert.provenance import canonical, digest
 
 if TYPE_CHECKING:
     from io import BufferedIOBase
@@ -48,11 +49,7 @@ class DamagedEntryError(ValueError):
         super().__init__(f"{name} {problem}")
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Build(_Data):
+class Build(Data):
     """What compiling gives: all that an artifact needs to know of its programs, and the digests of their files."""
 
     weights_sha256: Sha256
@@ -67,7 +64,7 @@ class Build(_Data):
     files: dict[FileName, FileInfo]
 
 
-class Record(_Data):
+class Record(Data):
     """What an entry says of itself."""
 
     format_version: Literal[1] = 1
@@ -99,16 +96,6 @@ class Record(_Data):
         if record.dump() != content:
             raise DamagedEntryError(RECORD, _ALTERED)
         return record
-
-
-def canonical(value: object) -> bytes:
-    """The one JSON text of a value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def digest(value: object) -> str:
-    """The sha256 of the one JSON text of a value."""
-    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
