@@ -23,7 +23,7 @@ from neuronbert.releases import LAST_TRACE, RELEASES, release_of, releases_of
 from neuronbert.variables import find_conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from neuronbert.machine import Machine
 
@@ -278,13 +278,18 @@ def _check_hub(found: hub.Reach) -> Finding:
 
 
 def _check_disk() -> Iterator[Finding]:
-    places = {"disk of outputs": Path(os.path.curdir), "disk of work files": Path(tempfile.gettempdir())}
-    for name, place in places.items():
+    yield _check_place("disk of outputs", Path.cwd, "cd /another/disk")
+    yield _check_place("disk of work files", lambda: Path(tempfile.gettempdir()), "export TMPDIR=/another/disk")
+
+
+def _check_place(name: str, find: Callable[[], Path], fix: str) -> Finding:
+    try:
+        place = find()
         free = shutil.disk_usage(place).free
-        text = f"{free / _GIB:.1f} GiB free in {place.resolve()}"
-        yield (
-            Finding(name, "ok", text) if free >= _LOW else Finding(name, "warning", text, "export TMPDIR=/another/disk")
-        )
+    except OSError as error:  # a working directory that was removed; no place that takes a temporary file
+        return Finding(name, "failed", f"it can't be used: {error.strerror or error}", fix)
+    text = f"{free / _GIB:.1f} GiB free in {place}"
+    return Finding(name, "ok", text) if free >= _LOW else Finding(name, "warning", text, fix)
 
 
 def _check_memory(root: Path) -> Iterator[Finding]:

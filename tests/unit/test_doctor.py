@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -370,6 +371,25 @@ class TestRoom:
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
         found = {f.name: f.status for f in diagnose("cpu", root=tmp_path).findings}
         assert {found["disk of outputs"], found["disk of work files"], found["memory"]} == {status}
+
+    def test_each_disk_has_an_advice_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 1}))
+        found = {f.name: f.fix for f in diagnose("cpu", root=tmp_path).findings}
+        assert found["disk of outputs"] == "cd /another/disk"
+        assert found["disk of work files"] == "export TMPDIR=/another/disk"
+
+    def test_a_disk_that_takes_no_file_is_a_finding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As a full one: Python looks for a place for temporary files by writing to each."""
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        found = {f.name: f for f in diagnose("cpu", root=tmp_path).findings if f.name.startswith("disk")}
+        assert {f.status for f in found.values()} == {"failed"}
+        assert "No usable temporary directory" in found["disk of work files"].text
+        assert "No such file" in found["disk of outputs"].text
 
     def test_memory_that_can_not_be_told_is_left_out(self, tmp_path: Path) -> None:
         assert "memory" not in {f.name for f in diagnose("cpu", root=tmp_path).findings}
