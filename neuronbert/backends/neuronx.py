@@ -67,6 +67,11 @@ class NeuronxCompiler:
         folder: Path,
     ) -> Compiled:
         """Trace one program for each shape; the largest is in model.neuron, where other readers look for it."""
+        if spec.dynamic_batch and not spec.inline_weights:
+            # No page of the SDK's has the two together, and optimum-neuron takes a program with a dynamic batch for one
+            # with its weights inside.
+            expected = "left out with inline_weights=False: a program with a dynamic batch has its weights inside"
+            raise InvalidOptionError("dynamic_batch", True, expected)
         library = _import(spec.target, compiling=True)
         found = sdk.find_compiler()
         version = found.version if found else "0"

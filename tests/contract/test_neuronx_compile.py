@@ -153,7 +153,7 @@ def test_a_library_that_was_imported_before_it_was_told_is_refused(
     with pytest.raises(errors.BackendUnavailableError, match="imported before it could be told"):
         compiled(target="inf2")
     assert neuronx.OVERRIDE not in os.environ
-    assert not called("trace")
+    assert "torch_neuronx" not in sys.modules
 
 
 def test_a_library_that_can_not_trace_without_a_device_is_refused(host: Host, compiled: Any, edit: Any) -> None:
@@ -287,6 +287,15 @@ def test_a_dynamic_batch_is_in_the_file(host: Host, compiled: Any, rows: int) ->
     ids = IDS.repeat(3, 1)[:rows]
     (found,) = program(ids, (ids > 0).long())
     torch.testing.assert_close(found, Small()(ids, (ids > 0).long())[0])
+
+
+def test_a_dynamic_batch_with_separate_weights_is_refused(host: Host, exporting: Any) -> None:
+    """optimum-neuron, export_neuronx: it forces the weights inside, and `foreign` reads its artifacts so."""
+    host("inf2")
+    with pytest.raises(errors.InvalidOptionError, match=r"dynamic_batch is True.* weights inside") as caught:
+        exporting("inf2", dynamic_batch=True, inline_weights=False)
+    assert exit_code(caught.value) == 2
+    assert "torch_neuronx" not in sys.modules
 
 
 def test_without_it_another_batch_is_an_error_of_ours(host: Host, compiled: Any) -> None:
