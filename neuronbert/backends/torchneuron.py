@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,9 +35,11 @@ from neuronbert.errors import (
     first_line,
 )
 from neuronbert.manifest import CompilerInfo, ProgramSpec
+from neuronbert.places import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from torch import Tensor, fx, nn
 
@@ -200,7 +201,7 @@ def runtime() -> Runtime:
 def _import(target: str) -> None:
     """The vendor's library, which registers its device and its backend; told beforehand where NEFFs are kept."""
     if not os.environ.get(CACHE):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "neuronbert", "neff")
+        cache = cache_folder().absolute() / "neff"  # the library may be imported in one folder, and used in another
         try:
             cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:

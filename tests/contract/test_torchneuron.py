@@ -40,6 +40,7 @@ def native(host: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path:
         host(device, **{"version": neuron.NATIVE, "source": "torch_native", **settings})
         monkeypatch.setattr(torchneuron, "DEVICE", "cpu")
 
+    monkeypatch.delenv("NEURONBERT_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(torchneuron.CACHE, raising=False)
     make.set_machine = host.set_machine  # type: ignore[attr-defined]
@@ -183,6 +184,18 @@ def test_the_users_own_cache_is_respected(
     Session.open(exporting("trn3").path)
     assert len(list((tmp_path / "own").rglob("*.neff"))) == 1
     assert not (tmp_path / "cache").exists()
+
+
+def test_neffs_are_kept_in_the_folder_of_our_own_cache(
+    native: Any, exporting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever that is, and as an absolute path, as the library reads the variable whenever it likes."""
+    native()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEURONBERT_CACHE_DIR", "ours")
+    Session.open(exporting("trn3").path)
+    assert library().CACHE == tmp_path / "ours" / "neff"
+    assert len(list((tmp_path / "ours").rglob("*.neff"))) == 1
 
 
 def test_a_cache_that_can_not_be_made_is_one_line(
