@@ -13,7 +13,6 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record, digest
@@ -23,6 +22,7 @@ from neuronbert.places import cache_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import BufferedIOBase
+    from pathlib import Path
 
     from neuronbert.entry import Build
     from neuronbert.job import Job

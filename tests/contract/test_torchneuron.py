@@ -194,7 +194,7 @@ def test_neffs_are_kept_in_the_folder_of_our_own_cache(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEURONBERT_CACHE_DIR", "ours")
     Session.open(exporting("trn3").path)
-    assert library().CACHE == tmp_path / "ours" / "neff"
+    assert tmp_path / "ours" / "neff" == library().CACHE
     assert len(list((tmp_path / "ours").rglob("*.neff"))) == 1
 
 
