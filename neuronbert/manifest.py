@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from neuronbert.architectures import ARCHITECTURES, TASKS, AnswerKind
 from neuronbert.errors import InvalidShapeError
 from neuronbert.shapes import StaticShape
-from neuronbert.spec import AutoCast, AutoCastType, LogicalCores, OptLevel
+from neuronbert.spec import AutoCast, AutoCastType, OptLevel
+from neuronbert.targets import LogicalCores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cli._errors import exit_code
-from neuronbert import StaticShape, errors
+from neuronbert import StaticShape, errors, reference
 from neuronbert.backends import neuronx
 from neuronbert.runtime import Session
 from tests.contract.small import IDS, MASK, Small, called, library, load
@@ -116,9 +116,9 @@ def test_without_a_device_of_this_kind_the_cpu_traces(host: Host, compiled: Any,
 
 def test_an_override_that_is_set_already_stays(host: Host, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     host()
-    monkeypatch.setenv(neuronx.OVERRIDE, "inf2")
+    monkeypatch.setenv(reference.PLATFORM, "inf2")
     compiled(target="inf2")
-    assert os.environ[neuronx.OVERRIDE] == "inf2"
+    assert os.environ[reference.PLATFORM] == "inf2"
 
 
 @pytest.mark.parametrize("device", [None, "inf2"])
@@ -126,12 +126,12 @@ def test_an_override_for_another_target_is_refused(
     host: Host, compiled: Any, device: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host(device)
-    monkeypatch.setenv(neuronx.OVERRIDE, "trn1")
-    with pytest.raises(errors.BackendUnavailableError, match=f"unset it, or set {neuronx.OVERRIDE}=inf2") as caught:
+    monkeypatch.setenv(reference.PLATFORM, "trn1")
+    with pytest.raises(errors.BackendUnavailableError, match=f"unset it, or set {reference.PLATFORM}=inf2") as caught:
         compiled(target="inf2")
     assert exit_code(caught.value) == 3
     assert "torch_neuronx" not in sys.modules
-    assert os.environ[neuronx.OVERRIDE] == "trn1"
+    assert os.environ[reference.PLATFORM] == "trn1"
 
 
 def test_one_process_compiles_for_one_target_where_there_is_no_device(host: Host, compiled: Any) -> None:
@@ -140,7 +140,7 @@ def test_one_process_compiles_for_one_target_where_there_is_no_device(host: Host
     compiled(target="inf2")
     with pytest.raises(errors.BackendUnavailableError, match="in a process of its own"):
         compiled(target="trn1")
-    assert os.environ[neuronx.OVERRIDE] == "inf2"
+    assert os.environ[reference.PLATFORM] == "inf2"
 
 
 @pytest.mark.parametrize("device", [None, "trn1"])
@@ -152,8 +152,8 @@ def test_a_library_that_was_imported_before_it_was_told_is_refused(
     importlib.import_module("torch_neuronx")
     with pytest.raises(errors.BackendUnavailableError, match="imported before it could be told"):
         compiled(target="inf2")
-    assert neuronx.OVERRIDE not in os.environ
-    assert "torch_neuronx" not in sys.modules
+    assert reference.PLATFORM not in os.environ
+    assert not called("trace")
 
 
 def test_a_library_that_can_not_trace_without_a_device_is_refused(host: Host, compiled: Any, edit: Any) -> None:

@@ -18,7 +18,8 @@ from neuronbert import doctor, hub
 from neuronbert.doctor import Diagnosis, Finding, diagnose
 from neuronbert.errors import InvalidOptionError
 from neuronbert.machine import Machine, find_machine
-from neuronbert.sdk import ADDRESS, KINDS, Compiler, Device, Host, Library, choose_kind, why_not_compile, why_not_run
+from neuronbert.sdk import ADDRESS, Compiler, Device, Host, Library, choose_kind, why_not_compile, why_not_run
+from neuronbert.targets import TARGETS
 from tests.support.distributions import lay_out_compiler, lay_out_library, lay_out_machine, lay_out_stubs
 from tests.support.hub_server import HubServer
 
@@ -406,7 +407,7 @@ def test_every_line_that_is_not_ok_says_what_to_type(look) -> None:
         system="Linux aarch64",
     )
     environ = {"NEURON_RT_VISIBLE_CORES": "x", "NEURON_LOGICAL_NC_CONFIG": "3", "NEURON_CC_FLAGS": "-O1"}
-    for target in (None, *KINDS):
+    for target in (None, *TARGETS):
         for finding in look(worst, target, **environ).findings:
             assert (finding.fix == "") is (finding.status == "ok")
             assert (finding.text + finding.fix).isprintable()
