@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from neuronbert.doctor.variables import Conflict, find_conflicts
 from neuronbert.sdk import Device
 from neuronbert.targets import TARGETS
-from neuronbert.variables import Conflict, find_conflicts
 
 VISIBLE = "NEURON_RT_VISIBLE_CORES"
 NUMBER = "NEURON_RT_NUM_CORES"

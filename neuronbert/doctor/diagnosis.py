@@ -8,53 +8,31 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from packaging.version import Version
 
-from neuronbert import hub, sdk
+from neuronbert import sdk
+from neuronbert.doctor.findings import Finding, check_surroundings
+from neuronbert.doctor.machine import find_machine
+from neuronbert.doctor.variables import find_conflicts
 from neuronbert.errors import InvalidOptionError
-from neuronbert.machine import find_machine
 from neuronbert.releases import LAST_TRACE, RELEASES, parse_version, release_of, releases_of
 from neuronbert.targets import TARGETS
-from neuronbert.variables import find_conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from neuronbert.machine import Machine
+    from neuronbert.doctor.findings import Status
+    from neuronbert.doctor.machine import Machine
     from neuronbert.targets import Kind
-
-Status = Literal["ok", "warning", "failed"]
 
 ALL: Final = ("cpu", *TARGETS)
 
-_GIB: Final = 1 << 30
-_LOW: Final = 4 * _GIB
-"""Below this, of disk or of memory, a compilation of a base-sized encoder is likely to end in its middle."""
-_HUB_SECONDS: Final = 1.0
 _GLIBC: Final = Version("2.35")
 """What torch-neuronx 2.9 is built for (archive/appnotes/torch-neuronx/introducing-pytorch-2-9)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What it is.
-        status: "failed" where something can't work as it is, "warning" where it may not do what is meant.
-        text: What was found.
-        fix: What to type, where it is not "ok".
-    """
-
-    name: str
-    status: Status
-    text: str
-    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +86,7 @@ def diagnose(
         conflicts = find_conflicts(os.environ if environ is None else environ, machine.host.device, target)
         findings += [*_check_neuron(machine, target)]
         findings += [Finding(c.variable, "failed" if c.fatal else "warning", c.problem, c.fix) for c in conflicts]
-    findings += [_check_hub(hub.reach(_HUB_SECONDS)), *_check_disk(), *_check_memory(root)]
+    findings += [*check_surroundings(root)]
     asked = ALL if target is None else (target,)
     return Diagnosis(tuple(_find_ability(name, machine.host) for name in asked), tuple(findings))
 
@@ -265,41 +243,6 @@ def _why_not_together(driver: Version, runtime: Version) -> str:
     if driver >= Version("2.29") and runtime < Version("2.33"):
         return "a driver from 2.29 on needs a runtime from 2.33 on"
     return ""
-
-
-def _check_hub(found: hub.Reach) -> Finding:
-    if found.offline:
-        return Finding("hub", "ok", f"{found.endpoint} is not asked: HF_HUB_OFFLINE is set")
-    if found.problem:
-        fix = "to use what is on this machine only, export HF_HUB_OFFLINE=1"
-        return Finding("hub", "warning", f"{found.endpoint} can't be reached: {found.problem}", fix)
-    known = {True: "a token is known", False: "no token is known (hf auth login)", None: "no token was looked up"}
-    return Finding("hub", "ok", f"{found.endpoint} answers; {known[found.token]}")
-
-
-def _check_disk() -> Iterator[Finding]:
-    yield _check_place("disk of outputs", Path.cwd, "cd /another/disk")
-    yield _check_place("disk of work files", lambda: Path(tempfile.gettempdir()), "export TMPDIR=/another/disk")
-
-
-def _check_place(name: str, find: Callable[[], Path], fix: str) -> Finding:
-    try:
-        place = find()
-        free = shutil.disk_usage(place).free
-    except OSError as error:  # a working directory that was removed; no place that takes a temporary file
-        return Finding(name, "failed", f"it can't be used: {error.strerror or error}", fix)
-    text = f"{free / _GIB:.1f} GiB free in {place}"
-    return Finding(name, "ok", text) if free >= _LOW else Finding(name, "warning", text, fix)
-
-
-def _check_memory(root: Path) -> Iterator[Finding]:
-    try:
-        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration, IndexError):
-        return
-    text = f"{free / _GIB:.1f} GiB available"
-    yield Finding("memory", "ok", text) if free >= _LOW else Finding("memory", "warning", text, "use a larger instance")
 
 
 def _kind(library: sdk.Library | None) -> Kind:
