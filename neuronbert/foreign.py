@@ -19,6 +19,7 @@ from neuronbert.checkpoint import CONFIG, Checkpoint, read_config
 from neuronbert.errors import ForeignArtifactError, TaskNotInferableError, first_line
 from neuronbert.manifest import CompilerInfo, Dim, InputSpec, Manifest, OutputSpec, ProgramSpec, Source
 from neuronbert.spec import AutoCastType, OptLevel
+from neuronbert.targets import TARGETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ UNKNOWN: Final = "unknown"
 """What stands in a manifest for the checkpoint that nothing names."""
 COMPILER: Final = "neuronx-cc"
 _SHAPES: Final = ("static_batch_size", "static_sequence_length", "static_num_choices")
-_SAME_CORES: Final = ("inf2", "trn1", "trn1n")
+_SAME_CORES: Final = tuple(name for name, target in TARGETS.items() if target.core == TARGETS["inf2"].core)
 """What optimum-neuron doesn't tell apart: up to 0.3 it recorded no target, and from Python it writes trn1 for inf2."""
 _VENDOR: Final = (b"torch.classes.neuron.", b"ops.neuron.")
 """What the code of a program for a Neuron device names, and that of one for the CPU doesn't."""
@@ -68,10 +69,9 @@ def section(manifest: Manifest) -> dict[str, Any]:
     Its reader takes every key that begins with `static_` for a shape, so there are none but its own. It asks for the
     installed version of the compiler that is named, so the CPU target names none.
     """
-    largest = max(
-        manifest.programs,
-        key=lambda program: (program.method == "forward", program.shape.tokens, program.sequence_length),
-    )
+    # Of those that forward runs, if there are any: that reader calls nothing else.
+    whole = [program for program in manifest.programs if program.method == "forward"] or list(manifest.programs)
+    largest = max(whole, key=lambda program: program.shape.order())
     compiler = manifest.compiler
     lowered = compiler.auto_cast != "none"
     for_device = manifest.backend == "neuronx"
@@ -227,12 +227,13 @@ def _place(path: Path, said: _Section) -> tuple[str, str]:
     """The backend and the target of a program, by what is in it: sections name a compiler on any machine."""
     if not _is_for_device(path):
         return "cpu", "cpu"
-    if said.instance_type not in (None, *_SAME_CORES):
-        return "neuronx", said.instance_type
+    named = said.instance_type
+    if named is not None and named not in _SAME_CORES:
+        return "neuronx", named
     device = sdk.find_device()
     if device is not None and device.target in _SAME_CORES:
         return "neuronx", device.target
-    return "neuronx", said.instance_type or _SAME_CORES[0]
+    return "neuronx", named or _SAME_CORES[0]
 
 
 def _is_for_device(path: Path) -> bool:

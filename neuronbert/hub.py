@@ -1,6 +1,6 @@
 """The only door to huggingface_hub: a name to a local folder, and files to one commit.
 
-Owns: what goes over the network, and the wording of what goes wrong there. Knows nothing of torch.
+Owns: what goes over the network, and the wording of what goes wrong there. Knows nothing of what the files are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from neuronbert.checkpoint import DOWNLOADED
 from neuronbert.errors import HubAccessError, HubError, InvalidOptionError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -50,17 +49,17 @@ class Resolved:
 def resolve(
     model: str,
     *,
+    files: tuple[str, ...] | None,
     revision: str | None = None,
     token: str | bool | None = None,
-    files: tuple[str, ...] | None = DOWNLOADED,
 ) -> Resolved:
     """The folder of a model: the local one of that name, or a download of the Hub's.
 
     Args:
         model: A folder, or "name" or "organisation/name" on the Hub.
+        files: Which files are fetched, by name or pattern; None for all.
         revision: Branch, tag or commit on the Hub.
         token: For the Hub; None takes the one that is logged in.
-        files: Which files are fetched; None for all.
 
     Raises:
         ModelNotFoundError: it is neither.

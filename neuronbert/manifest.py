@@ -16,7 +16,8 @@ from neuronbert.data import Data
 from neuronbert.errors import InvalidShapeError
 from neuronbert.provenance import digest
 from neuronbert.shapes import StaticShape
-from neuronbert.spec import AutoCast, AutoCastType, LogicalCores, OptLevel
+from neuronbert.spec import AutoCast, AutoCastType, OptLevel
+from neuronbert.targets import LogicalCores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from neuronbert import reference
 from neuronbert._version import __version__
 
 if TYPE_CHECKING:
@@ -22,21 +23,20 @@ if TYPE_CHECKING:
 TOOLS: Final = ("torch", "transformers", "torch-neuronx", "neuronx-cc", "libneuronxla", "torch-xla")
 """The distributions that take part in compiling."""
 COMPILING: Final = (
-    "NEURON_CC_FLAGS",
+    reference.COMPILER_FLAGS,
     "NEURON_CUSTOM_SILU",
     "NEURON_FUSE_SOFTMAX",
-    "NEURON_LOGICAL_NC_CONFIG",
+    reference.LOGICAL_CORES,
     "XLA_DENSE_GATHER_FACTOR",
     "XLA_DISABLE_FUNCTIONALIZATION",
-    "XLA_DOWNCAST_BF16",
     "XLA_FLAGS",
     "XLA_HANDLE_SPECIAL_SCALAR",
     "XLA_USE_32BIT_LONG",
-    "XLA_USE_BF16",
+    *reference.XLA_BF16,
 )
 """The variables of the SDK's documentation that change what torch_neuronx.trace compiles. By name: most others only say
 where something is put or how much is said of it, and would have everything compiled anew."""
-RUNNING: Final = ("NEURON_RT_STOCHASTIC_ROUNDING_EN", "TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION")
+RUNNING: Final = (reference.ROUNDING, reference.NO_FALLBACK)
 """Those that change what a program answers when it is run, or whether it is a compiled one that does."""
 
 

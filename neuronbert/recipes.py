@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuronbert.errors import MissingFileError, RecipeError
-from neuronbert.spec import AutoCast, AutoCastType, LogicalCores, OptLevel
+from neuronbert.spec import AutoCast, AutoCastType, OptLevel
+from neuronbert.targets import LogicalCores
 
 if TYPE_CHECKING:
     from pathlib import Path

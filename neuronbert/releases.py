@@ -5,10 +5,13 @@ Owns: the table, and finding a row of it. Knows nothing of what is installed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 from packaging.version import Version
+
+_NUMBERS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +68,25 @@ LAST_TRACE: Final = "2.9.0.2.15.32035"
 """The last torch-neuronx that has `trace` (setup/pytorch/manual)."""
 
 
-def release_of(compiler_version: str) -> Release | None:
-    """The newest release with this version of neuronx-cc, whatever its build; None if none of the table has it.
+def parse_version(version: str) -> Version:
+    """The numbers that a version begins with, in which releases differ; 0, older than any, if it begins with none.
 
-    Raises:
-        InvalidVersion: it isn't a version.
+    What follows is of one build: PyTorch's "+cpu", a commit of the driver's, and Debian's revision, which to Python
+    would be a later version.
     """
-    wanted = Version(compiler_version).public
+    found = _NUMBERS.match(version)
+    return Version(found[0] if found else "0")
+
+
+def release_of(compiler_version: str) -> Release | None:
+    """The newest release with this version of neuronx-cc, whatever its build; None if none of the table has it."""
+    wanted = str(parse_version(compiler_version))
     return next((release for release in reversed(RELEASES) if release.compiler == wanted), None)
 
 
 def releases_of(library_version: str) -> tuple[Release, ...]:
-    """The releases with this version of torch-neuronx, whatever its build, oldest first; TorchNeuron's by its family.
-
-    Raises:
-        InvalidVersion: it isn't a version.
-    """
-    public = Version(library_version).public
+    """The releases with this version of torch-neuronx, whatever its build, oldest first; TorchNeuron's by family."""
+    public = str(parse_version(library_version))
     return tuple(
         release
         for release in RELEASES

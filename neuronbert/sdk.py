@@ -18,24 +18,16 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
+
+from neuronbert.releases import parse_version
+from neuronbert.targets import TARGETS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-Kind = Literal["trace", "native"]
+    from neuronbert.targets import Kind
 
 ADDRESS: Final = "https://pip.repos.neuron.amazonaws.com"
 """Where the real packages are."""
-
-KINDS: Final[Mapping[str, tuple[Kind, ...]]] = {
-    "inf2": ("trace",),
-    "trn1": ("trace",),
-    "trn1n": ("trace",),
-    "trn2": ("trace", "native"),
-    "trn3": ("native",),
-}
-"""Target to the libraries that serve it, the one that compiles without a device first."""
 
 NATIVE_TORCH: Final = Version("2.13")
 """The oldest torch that TorchNeuron is released for."""
@@ -43,9 +35,7 @@ NATIVE_TORCH: Final = Version("2.13")
 _NATIVE_FROM: Final = Version("2.10")
 _STUBS_BELOW: Final = {"torch-neuronx": Version("1.11"), "neuronx-cc": Version("2")}
 _STUB_SIZE: Final = 4096
-_TRACE_TARGETS: Final = ", ".join(target for target, kinds in KINDS.items() if "trace" in kinds)
-_NATIVE_TARGETS: Final = ", ".join(target for target, kinds in KINDS.items() if "native" in kinds)
-_INSTANCE: Final = re.compile("inf2|trn1n|trn1|trn2|trn3")
+_INSTANCE: Final = re.compile("|".join(sorted(TARGETS, reverse=True)))  # trn1n before trn1
 _DEVICE: Final = re.compile(r"neuron(\d{1,4})")
 
 
@@ -107,7 +97,7 @@ def find_library() -> Library | None:
         return None
     if _is_stub(found, "torch-neuronx"):
         return Library("stub", found.version)
-    return Library("trace" if _version(found.version) < _NATIVE_FROM else "native", found.version)
+    return Library("trace" if parse_version(found.version) < _NATIVE_FROM else "native", found.version)
 
 
 def find_compiler() -> Compiler | None:
@@ -172,7 +162,8 @@ def target_of(instance: str | None) -> str | None:
 
 def choose_kind(target: str, library: Library | None) -> Kind:
     """Which library a Neuron target is served by: the one that is installed, or else the first that can be."""
-    return next((kind for kind in KINDS[target] if library and library.kind == kind), KINDS[target][0])
+    kinds = TARGETS[target].kinds
+    return next((kind for kind in kinds if library and library.kind == kind), kinds[0])
 
 
 def install(kind: Kind, torch: str | None = None) -> str:
@@ -183,11 +174,11 @@ def install(kind: Kind, torch: str | None = None) -> str:
         torch: The version of torch that TorchNeuron is to match; its own must have the same first two numbers
             (release-notes/components/torchneuron).
     """
-    line = "2.9"
-    if kind == "native":
-        found = NATIVE_TORCH if torch is None else max(_version(torch), NATIVE_TORCH)
-        line = f"{found.major}.{found.minor}"
-    return f'pip install "torch-neuronx=={line}.*" "neuronx-cc==2.*" --extra-index-url {ADDRESS}'
+    if kind == "trace":
+        return f'pip install "torch-neuronx==2.9.*" "neuronx-cc==2.*" --extra-index-url {ADDRESS}'
+    found = NATIVE_TORCH if torch is None else max(parse_version(torch), NATIVE_TORCH)
+    line = f"{found.major}.{found.minor}"
+    return f'pip install "torch-neuronx=={line}.*" "neuronx-cc==2.*" nki --extra-index-url {ADDRESS}'
 
 
 def why_not_compile(target: str, kind: Kind, host: Host) -> str:
@@ -196,7 +187,7 @@ def why_not_compile(target: str, kind: Kind, host: Host) -> str:
     With `trace` that takes the library and the compiler, and no device. TorchNeuron compiles where it is loaded, so
     that exporting for it takes only a torch of its generation.
     """
-    if kind not in KINDS[target]:
+    if kind not in TARGETS[target].kinds:
         return _wrong_kind(target, kind)
     if kind == "native":
         return _why_not_torch(host.torch)
@@ -205,30 +196,26 @@ def why_not_compile(target: str, kind: Kind, host: Host) -> str:
 
 def why_not_run(target: str, kind: Kind, host: Host) -> str:
     """Why a program for a Neuron target can't run on a host, in one line that ends with what to type; "" if it can."""
-    if kind not in KINDS[target]:
+    if kind not in TARGETS[target].kinds:
         return _wrong_kind(target, kind)
     if host.device is None:
         return f"this machine has no Inferentia2 or Trainium device; use an instance of type {target}"
     found = host.device.target
-    if found is not None and _chip(found) != _chip(target):
+    if found is not None and TARGETS[found].chip != TARGETS[target].chip:
         return f"the Neuron device of this machine is of type {found}; export with --target {found}"
     native = _why_not_compiler(kind, host) if kind == "native" else ""
     return _why_not_library(kind, host) or native
 
 
-def _chip(target: str) -> str:
-    # trn1n has the chips of trn1, and more network (about-neuron/arch/neuron-hardware/trn1-arch).
-    return "trn1" if target == "trn1n" else target
-
-
 def _wrong_kind(target: str, kind: Kind) -> str:
+    served = ", ".join(name for name, facts in TARGETS.items() if kind in facts.kinds)
     if kind == "trace":
-        return f"torch_neuronx.trace serves {_TRACE_TARGETS}, not {target}; use TorchNeuron: {install('native')}"
-    return f"TorchNeuron serves {_NATIVE_TARGETS}, not {target}; use torch-neuronx 2.9: {install('trace')}"
+        return f"torch_neuronx.trace serves {served}, not {target}; use TorchNeuron: {install('native')}"
+    return f"TorchNeuron serves {served}, not {target}; use torch-neuronx 2.9: {install('trace')}"
 
 
 def _why_not_torch(torch: str | None) -> str:
-    if torch is None or _version(torch) < NATIVE_TORCH:
+    if torch is None or parse_version(torch) < NATIVE_TORCH:
         said = "torch is not installed" if torch is None else f"torch is {torch}"
         return f'{said}, TorchNeuron needs {NATIVE_TORCH} or later: pip install "torch>={NATIVE_TORCH}"'
     return ""
@@ -270,7 +257,7 @@ def _is_stub(found: Distribution, name: str) -> bool:
     PyPI's are version 1.0 and 1.0.post1, older than any real one, which is asked too for one whose files aren't listed.
     """
     code = [Path(str(found.locate_file(file))) for file in found.files or () if file.suffix in (".py", ".so")]
-    return _version(found.version) < _STUBS_BELOW[name] or (len(code) == 1 and _raises(code[0]))
+    return parse_version(found.version) < _STUBS_BELOW[name] or (len(code) == 1 and _raises(code[0]))
 
 
 def _raises(module: Path) -> bool:
@@ -289,11 +276,3 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="ascii", errors="replace").strip() or None
     except OSError:
         return None
-
-
-def _version(version: str) -> Version:
-    # A version that isn't one can't be a release of anything: it counts as the oldest.
-    try:
-        return Version(version)
-    except InvalidVersion:
-        return Version("0")

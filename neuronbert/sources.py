@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuronbert import hub
-from neuronbert.checkpoint import CONFIG, Checkpoint
+from neuronbert.checkpoint import CONFIG, DOWNLOADED, Checkpoint
 from neuronbert.errors import InvalidOptionError
 from neuronbert.hub import Resolved
 from neuronbert.megatron import ranks
@@ -46,7 +46,7 @@ def opened(
     """
     place = Path(model).expanduser()
     if not _is_megatron(place):
-        resolved = hub.resolve(model, revision=revision, token=token)
+        resolved = hub.resolve(model, files=DOWNLOADED, revision=revision, token=token)
         yield resolved, Checkpoint.open(resolved.path)
         return
     if revision is not None:
@@ -69,7 +69,8 @@ def find_model_type(model: str, *, revision: str | None = None, token: str | boo
     """
     if _is_megatron(Path(model).expanduser()):
         return "megatron-bert"
-    return Checkpoint.open(hub.resolve(model, revision=revision, token=token).path).architecture.model_type
+    resolved = hub.resolve(model, files=DOWNLOADED, revision=revision, token=token)
+    return Checkpoint.open(resolved.path).architecture.model_type
 
 
 def _is_megatron(place: Path) -> bool:

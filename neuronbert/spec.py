@@ -11,12 +11,12 @@ from typing import Final, Literal, get_args
 from neuronbert.errors import InvalidOptionError, InvalidShapeError
 from neuronbert.provenance import digest
 from neuronbert.shapes import StaticShape
+from neuronbert.targets import LogicalCores
 
 AutoCast = Literal["none", "matmul", "all"]
 AutoCastType = Literal["bf16", "fp16", "tf32", "fp8_e4m3"]
 AUTO_CASTS: Final[tuple[AutoCast, ...]] = get_args(AutoCast)
 OptLevel = Literal["1", "2", "3"]
-LogicalCores = Literal[1, 2]
 AUTO_CAST_TYPES: Final[tuple[AutoCastType, ...]] = get_args(AutoCastType)
 OPT_LEVELS: Final[tuple[OptLevel, ...]] = get_args(OptLevel)
 LOGICAL_CORES: Final[tuple[LogicalCores, ...]] = get_args(LogicalCores)

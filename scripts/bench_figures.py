@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import statistics
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import transformers
 from bench_megatron import megatron
-from bench_tools import Clocked, Row, alternate, peak_bytes, python, ratios
+from bench_tools import ROOT, Clocked, Row, alternate, peak_bytes, python, ratios
 
 from neuronbert import Cache, ExportSpec, NeuronBertModel, StaticShape, check, export
 from neuronbert.backends import registry
@@ -59,6 +61,7 @@ HEADER_US: Final = 10_000.0
 HEADER_MIB: Final = 16.0
 HIT_TIME: Final = 1.2
 CHECK_TIME: Final = 1.5
+DOCTOR_SECONDS: Final = 2.0
 
 
 def call(models: Models, rounds: int) -> list[Row]:
@@ -125,6 +128,25 @@ def imports(models: Models, rounds: int) -> list[Row]:  # noqa: ARG001  every fi
         more = tuple(statistics.median(helped) - statistics.median(idle) for helped, idle in taken)
         rows.append(Row(f"import: {name} over python -c pass", more, "s", HELP_SECONDS))
     return rows
+
+
+def doctor(models: Models, rounds: int) -> list[Row]:  # noqa: ARG001  every figure is called alike
+    """The whole command, in a fresh process: without the Hub, and with one that never answers."""
+
+    def seconds(**environ: str) -> float:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "cli", "doctor"]
+        # Its exit code says what this machine lacks, which is no matter here.
+        subprocess.run(command, cwd=ROOT, env={**os.environ, **environ}, stdout=subprocess.DEVNULL, check=False)
+        return time.perf_counter() - start
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        slow = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{mute.getsockname()[1]}", "NO_PROXY": "*"}
+        offline, waiting = zip(*((seconds(HF_HUB_OFFLINE="1"), seconds(**slow)) for _ in range(rounds)), strict=True)
+    return [
+        Row("doctor: offline", offline, "s", DOCTOR_SECONDS),
+        Row("doctor: with a Hub that never answers", waiting, "s", DOCTOR_SECONDS),
+    ]
 
 
 def exports(models: Models, rounds: int) -> list[Row]:
@@ -326,6 +348,7 @@ def _without_grad(function: Callable[[], object]) -> Callable[[], object]:
 FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "call": call,
     "import": imports,
+    "doctor": doctor,
     "export": exports,
     "size": size,
     "memory": memory,

@@ -8,7 +8,7 @@ from .. import _output
 from .._options import Json
 
 if TYPE_CHECKING:
-    from neuronbert.doctor import Diagnosis
+    from neuronbert.doctor.diagnosis import Diagnosis
 
 
 def doctor(
@@ -23,7 +23,7 @@ def doctor(
 
     Example: neuronbert doctor --target inf2
     """
-    from neuronbert.doctor import diagnose
+    from neuronbert.doctor.diagnosis import diagnose
     from neuronbert.errors import BackendUnavailableError
 
     found = diagnose(target)

@@ -30,6 +30,8 @@ from neuronbert.errors import (
     first_line,
 )
 from neuronbert.manifest import CompilerInfo, ProgramSpec
+from neuronbert.reference import PLATFORM
+from neuronbert.shapes import StaticShape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,11 +41,8 @@ if TYPE_CHECKING:
 
     from neuronbert.backends.base import Compiler, Placement, Program, Runtime
     from neuronbert.manifest import Manifest
-    from neuronbert.shapes import StaticShape
     from neuronbert.spec import ExportSpec
 
-OVERRIDE: Final = "NEURON_PLATFORM_TARGET_OVERRIDE"
-"""What the library takes as its platform where there is no device; read when it is imported."""
 _NOTHING: Final = "torch_neuronx.trace gave nothing back"
 
 
@@ -67,11 +66,16 @@ class NeuronxCompiler:
         folder: Path,
     ) -> Compiled:
         """Trace one program for each shape; the largest is in model.neuron, where other readers look for it."""
+        if spec.dynamic_batch and not spec.inline_weights:
+            # No page of the SDK's has the two together, and optimum-neuron takes a program with a dynamic batch for one
+            # with its weights inside.
+            expected = "left out with inline_weights=False: a program with a dynamic batch has its weights inside"
+            raise InvalidOptionError("dynamic_batch", True, expected)
         library = _import(spec.target, compiling=True)
         found = sdk.find_compiler()
         version = found.version if found else "0"
         line = flags.command_line(spec, version)
-        largest = max(examples, key=lambda shape: (shape.tokens, shape.sequence_length))
+        largest = max(examples, key=StaticShape.order)
         programs = []
         for shape, inputs in examples.items():
             name = "model.neuron" if shape == largest else f"program_{shape.name}.pt"
@@ -172,16 +176,16 @@ def _import(target: str, *, compiling: bool) -> Any:
 
 
 def _set_platform(target: str) -> None:
-    said = os.environ.get(OVERRIDE)
+    said = os.environ.get(PLATFORM)
     imported = "torch_neuronx" in sys.modules
     if said is None and _without_device(target):
         if imported:
             reason = "torch_neuronx was imported before it could be told what to compile for"
             raise BackendUnavailableError(target, f"{reason}; do this export in a process of its own")
-        os.environ[OVERRIDE] = target
+        os.environ[PLATFORM] = target
     elif said not in (None, target):
-        advice = "do this export in a process of its own" if imported else f"unset it, or set {OVERRIDE}={target}"
-        raise BackendUnavailableError(target, f"torch_neuronx is set to {said} by {OVERRIDE}; {advice}")
+        advice = "do this export in a process of its own" if imported else f"unset it, or set {PLATFORM}={target}"
+        raise BackendUnavailableError(target, f"torch_neuronx is set to {said} by {PLATFORM}; {advice}")
 
 
 def _without_device(target: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
-from neuronbert import sdk
+from neuronbert import sdk, targets
 from neuronbert.errors import BackendUnavailableError, InvalidOptionError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _BACKEND_OF: Final[Mapping[str, str]] = {"trace": "neuronx", "native": "torchneu
 
 TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
     "cpu": ("cpu",),
-    **{target: tuple(_BACKEND_OF[kind] for kind in kinds) for target, kinds in sdk.KINDS.items()},
+    **{target: tuple(_BACKEND_OF[kind] for kind in facts.kinds) for target, facts in targets.TARGETS.items()},
 }
 """Target to the backends that serve it, the one that compiles without a device first."""
 

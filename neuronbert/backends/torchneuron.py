@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,9 +35,12 @@ from neuronbert.errors import (
     first_line,
 )
 from neuronbert.manifest import CompilerInfo, ProgramSpec
+from neuronbert.places import cache_folder
+from neuronbert.reference import COMPILER_FLAGS, NEFF_CACHE, NO_FALLBACK, raises
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from torch import Tensor, fx, nn
 
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     from neuronbert.shapes import StaticShape
     from neuronbert.spec import ExportSpec
 
-CACHE: Final = "TORCH_NEURONX_NEFF_CACHE_DIR"
-"""Where the library keeps NEFFs; its own default is a folder in /tmp that every user of the machine can write to."""
 DEVICE: Final = "neuron"
 BACKEND: Final = "neuron"
 """Of torch.compile."""
@@ -118,6 +118,8 @@ class TorchNeuronRuntime:
         flags.refuse_other_lnc(manifest)
         for word in flags.unknown(manifest.compiler.flags):
             raise ArtifactCorruptError(folder, f"asks the compiler for {word!r}, which is not in its reference")
+        for word in flags.unlike(manifest):
+            raise ArtifactCorruptError(folder, f"has a manifest that says another thing than its flags: {word!r}")
         _import(manifest.target)
         programs: dict[StaticShape, Program] = {}
         shared: dict[str, Tensor] = {}
@@ -199,13 +201,17 @@ def runtime() -> Runtime:
 
 def _import(target: str) -> None:
     """The vendor's library, which registers its device and its backend; told beforehand where NEFFs are kept."""
-    if not os.environ.get(CACHE):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "neuronbert", "neff")
+    said = os.environ.get(NO_FALLBACK, "").strip()
+    if not raises(said):
+        reason = f"{NO_FALLBACK} is {said!r}: what can't be compiled would run uncompiled, without an error"
+        raise BackendUnavailableError(target, f"{reason}; unset {NO_FALLBACK}")
+    if not os.environ.get(NEFF_CACHE):
+        cache = cache_folder().absolute() / "neff"  # the library may be imported in one folder, and used in another
         try:
             cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(cache, error.strerror or str(error)) from error
-        os.environ[CACHE] = str(cache)
+        os.environ[NEFF_CACHE] = str(cache)
     try:
         import_module("torch_neuronx")
     except Exception as error:
@@ -249,12 +255,12 @@ def _compiler_flags(line: tuple[str, ...]) -> Iterator[None]:
     # Of an option that is given twice the right-most wins: what the manifest records.
     added = " ".join(line)
     with _FLAGS_IN_USE:
-        before = os.environ.get(flags.VARIABLE, "")
+        before = os.environ.get(COMPILER_FLAGS, "")
         if not before.endswith(added):  # the first call and the backend that it asks both see to it
-            os.environ[flags.VARIABLE] = f"{before} {added}".lstrip()
+            os.environ[COMPILER_FLAGS] = f"{before} {added}".lstrip()
         try:
             yield
         finally:
-            os.environ[flags.VARIABLE] = before
+            os.environ[COMPILER_FLAGS] = before
             if not before:
-                del os.environ[flags.VARIABLE]
+                del os.environ[COMPILER_FLAGS]

@@ -56,8 +56,9 @@ def workdir(kept: str | None, shape: str) -> Iterator[Path]:
     except NeuronBertError:
         raise
     except (Exception, SystemExit) as error:
-        problem = _problem(work, before, shape, error)
-        leave = leave or isinstance(problem, CompilationFailedError)
+        new = _logs(work) - before  # a folder that is kept has the logs of other days
+        problem = _problem(work, new, shape, error, kept=leave)
+        leave = leave or (bool(new) and isinstance(problem, CompilationFailedError))
         raise problem from error
     finally:
         os.close(handle)
@@ -71,14 +72,15 @@ def neff_bytes(work: Path) -> int:
 
 
 def _make(kept: str | None, shape: str) -> Path:
-    work = Path(tempfile.gettempdir() if kept is None else kept).absolute()
     try:
         if kept is None:
             return Path(tempfile.mkdtemp(prefix="neuronbert-compiler-"))
-        work /= shape
+        work = Path(kept).absolute() / shape
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(work, error.strerror or str(error)) from error
+        # Where no place at all takes a file, as on a full disk, there is none to name.
+        place = error.filename or "the folder for temporary files"
+        raise StorageError(place, error.strerror or str(error)) from error
     return work
 
 
@@ -90,9 +92,8 @@ def _claim(handle: int, work: Path) -> None:
         raise StorageError(work, "another export compiles in it") from error
 
 
-def _problem(work: Path, before: set[_Log], shape: str, error: BaseException) -> NeuronBertError:
-    new = _logs(work) - before  # a folder that is kept has the logs of other days
-    log, lines = _last_lines(max(new)) if new else (work, [])
+def _problem(work: Path, new: set[_Log], shape: str, error: BaseException, *, kept: bool) -> NeuronBertError:
+    log, lines = _last_lines(max(new)) if new else (work if kept else None, [])
     if any(_NO_SPACE in text for text in (str(error), *lines)):
         return StorageError(work, _NO_SPACE)
     return CompilationFailedError(shape, first_line(error), log, lines)

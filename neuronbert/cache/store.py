@@ -13,23 +13,23 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert.cache.entry import ALONE, AT_ONCE, SHARED, DamagedEntryError, Entry, Record
 from neuronbert.errors import InvalidOptionError, NoEntryError, StorageError, first_line
+from neuronbert.places import cache_folder
 from neuronbert.provenance import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import BufferedIOBase
+    from pathlib import Path
 
     from neuronbert.cache.entry import Build
     from neuronbert.cache.job import Job
 
 logger = logging.getLogger("neuronbert")
 
-FOLDER_VARIABLE: Final = "NEURONBERT_CACHE_DIR"
 LIMIT_VARIABLE: Final = "NEURONBERT_CACHE_LIMIT"
 DEFAULT_LIMIT: Final = 20 << 30
 
@@ -38,18 +38,6 @@ _SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([KMGT]?)(?:i?B)?",
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _SHELF: Final = 16
 """Letters of the name of a shelf: a folder for the entries that differ in their weights only."""
-
-
-def _default_folder() -> Path:
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if base.is_absolute():
-        return base / "neuronbert"
-    try:
-        return Path.home() / ".cache" / "neuronbert"
-    except RuntimeError:  # a user without a home; as HOME=/ in a container
-        return Path("/.cache/neuronbert")
 
 
 def _default_limit() -> int:
@@ -75,7 +63,7 @@ class Cache:
         InvalidOptionError: NEURONBERT_CACHE_LIMIT is no size.
     """
 
-    folder: Path = field(default_factory=_default_folder)
+    folder: Path = field(default_factory=cache_folder)
     limit: int = field(default_factory=_default_limit)
 
     def obtain(self, job: Job, folder: Path, make: Callable[[], Build], progress: Callable[[str], None]) -> Build:

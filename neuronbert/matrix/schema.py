@@ -15,7 +15,8 @@ from neuronbert.backends.registry import TARGETS
 from neuronbert.data import Data
 from neuronbert.errors import InvalidShapeError
 from neuronbert.shapes import StaticShape
-from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS, AutoCast, AutoCastType, LogicalCores, OptLevel
+from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS, AutoCast, AutoCastType, OptLevel
+from neuronbert.targets import LogicalCores
 
 AUTO: Final = "auto"
 _SHAPE: Final = re.compile(r"[0-9]{1,8}x[0-9]{1,8}")

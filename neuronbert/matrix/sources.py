@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuronbert import hub
-from neuronbert.checkpoint import CONFIG, TOKENIZER_FILES, Checkpoint
+from neuronbert.checkpoint import CONFIG, DOWNLOADED, TOKENIZER_FILES, Checkpoint
 from neuronbert.errors import NeuronBertError
 from neuronbert.matrix import memory
 
@@ -61,7 +61,7 @@ class Sources:
 
     def _open(self, model: str, revision: str | None) -> Source:
         try:
-            resolved = hub.resolve(model, revision=revision, token=self._token)
+            resolved = hub.resolve(model, files=DOWNLOADED, revision=revision, token=self._token)
             checkpoint = Checkpoint.open(resolved.path)
             return Source(resolved.path, _digest(checkpoint), checkpoint.config, checkpoint.weights_bytes())
         except NeuronBertError as error:

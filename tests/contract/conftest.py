@@ -20,6 +20,7 @@ from neuronbert.backends import neuronx
 from neuronbert.manifest import Manifest
 from tests.contract.small import SHAPE, Small
 from tests.support import neuron
+from tests.support.distributions import lay_out_compiler
 from tests.unit.builders import make_manifest
 
 DEVICE_TESTS = "NEURONBERT_TEST_TARGET"
@@ -40,9 +41,9 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[.
     ) -> None:
         site = tmp_path / "site"
         site.mkdir()
-        neuron.install(site, "torch-neuronx", version, source)
+        neuron.install(site, version, source)
         monkeypatch.syspath_prepend(site)
-        monkeypatch.setenv("PATH", f"{neuron.install_compiler(site, compiler)}:{os.environ['PATH']}")
+        monkeypatch.setenv("PATH", f"{lay_out_compiler(site, compiler)}:{os.environ['PATH']}")
         set_machine(device=device, compiler=compiler, **settings)
 
     def set_machine(**settings: Any) -> None:

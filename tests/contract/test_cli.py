@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from cli.app import main
-from neuronbert import Artifact
+from neuronbert import Artifact, reference
 from neuronbert.backends import torchneuron
 from neuronbert.recipes import load
 from tests.contract.small import called, library
@@ -55,7 +55,6 @@ def test_every_option_reaches_the_compiler_and_the_manifest(run: Any, host: Any,
     done = run(
         *common,
         *line.split(),
-        "--dynamic-batch",
         "--compiler-args",
         flags,
         "--compiler-workdir",
@@ -66,15 +65,24 @@ def test_every_option_reaches_the_compiler_and_the_manifest(run: Any, host: Any,
     assert done.code == 0, done.err
     compiler = json.loads(done.out)["compiler"]
     assert (compiler["optlevel"], compiler["lnc"], compiler["inline_weights"]) == ("3", 1, False)
-    (_, given), *settings = called("trace", "lazy_load", "async_load", "dynamic_batch")
+    (_, given), *settings = called("trace", "lazy_load", "async_load")
     assert compiler["flags"] == given["compiler_args"]
     assert " ".join(given["compiler_args"]) == (
         "--target trn2 --model-type transformer --optlevel 3 --auto-cast all --auto-cast-type bf16 "
-        f"--enable-mixed-precision-accumulation --lnc 1 {flags}"
+        f"--enable-mixed-precision-accumulation --logical-nc-config 1 {flags}"
     )
-    assert [name for name, _ in settings] == ["dynamic_batch", "lazy_load", "async_load"]
+    assert [name for name, _ in settings] == ["lazy_load", "async_load"]
     assert given["workdir"] == str(work / "1x8")
     assert names(work / "1x8") == ["graph.neff", "log-neuron-cc.txt"]
+
+
+def test_a_dynamic_batch_reaches_the_library_and_the_manifest(run: Any, host: Any, common: Any, tmp_path: Path) -> None:
+    """A test of its own: it doesn't go with --no-inline-weights."""
+    host("inf2")
+    done = run(*common, "--dynamic_batch", "--json", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["dynamic_batch"] is True
+    assert len(called("dynamic_batch")) == 1
 
 
 @pytest.mark.parametrize("option", [["-O1"], ["-O", "1"], ["--optlevel", "1"], ["--optlevel=1"]], ids=" ".join)
@@ -210,7 +218,7 @@ def test_a_target_that_compiles_where_it_runs(
 ) -> None:
     host("trn3", version=neuron.NATIVE, source="torch_native")
     monkeypatch.setattr(torchneuron, "DEVICE", "cpu")
-    monkeypatch.setenv(torchneuron.CACHE, str(tmp_path / "neff"))
+    monkeypatch.setenv(reference.NEFF_CACHE, str(tmp_path / "neff"))
     assert run(*common, "--target", "trn3", "--lazy-load", tmp_path / "out").code == 2
     assert run(*common, "--target", "trn3", "-O3", tmp_path / "out").code == 0
     done = run("predict", "--json", tmp_path / "out", "a text")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cli._errors import exit_code
-from neuronbert import StaticShape, errors
+from neuronbert import StaticShape, errors, reference
 from neuronbert.backends import neuronx
 from neuronbert.runtime import Session
 from tests.contract.small import IDS, MASK, Small, called, library, load
@@ -116,9 +116,9 @@ def test_without_a_device_of_this_kind_the_cpu_traces(host: Host, compiled: Any,
 
 def test_an_override_that_is_set_already_stays(host: Host, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     host()
-    monkeypatch.setenv(neuronx.OVERRIDE, "inf2")
+    monkeypatch.setenv(reference.PLATFORM, "inf2")
     compiled(target="inf2")
-    assert os.environ[neuronx.OVERRIDE] == "inf2"
+    assert os.environ[reference.PLATFORM] == "inf2"
 
 
 @pytest.mark.parametrize("device", [None, "inf2"])
@@ -126,12 +126,12 @@ def test_an_override_for_another_target_is_refused(
     host: Host, compiled: Any, device: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host(device)
-    monkeypatch.setenv(neuronx.OVERRIDE, "trn1")
-    with pytest.raises(errors.BackendUnavailableError, match=f"unset it, or set {neuronx.OVERRIDE}=inf2") as caught:
+    monkeypatch.setenv(reference.PLATFORM, "trn1")
+    with pytest.raises(errors.BackendUnavailableError, match=f"unset it, or set {reference.PLATFORM}=inf2") as caught:
         compiled(target="inf2")
     assert exit_code(caught.value) == 3
     assert "torch_neuronx" not in sys.modules
-    assert os.environ[neuronx.OVERRIDE] == "trn1"
+    assert os.environ[reference.PLATFORM] == "trn1"
 
 
 def test_one_process_compiles_for_one_target_where_there_is_no_device(host: Host, compiled: Any) -> None:
@@ -140,7 +140,7 @@ def test_one_process_compiles_for_one_target_where_there_is_no_device(host: Host
     compiled(target="inf2")
     with pytest.raises(errors.BackendUnavailableError, match="in a process of its own"):
         compiled(target="trn1")
-    assert os.environ[neuronx.OVERRIDE] == "inf2"
+    assert os.environ[reference.PLATFORM] == "inf2"
 
 
 @pytest.mark.parametrize("device", [None, "trn1"])
@@ -152,7 +152,7 @@ def test_a_library_that_was_imported_before_it_was_told_is_refused(
     importlib.import_module("torch_neuronx")
     with pytest.raises(errors.BackendUnavailableError, match="imported before it could be told"):
         compiled(target="inf2")
-    assert neuronx.OVERRIDE not in os.environ
+    assert reference.PLATFORM not in os.environ
     assert not called("trace")
 
 
@@ -287,6 +287,15 @@ def test_a_dynamic_batch_is_in_the_file(host: Host, compiled: Any, rows: int) ->
     ids = IDS.repeat(3, 1)[:rows]
     (found,) = program(ids, (ids > 0).long())
     torch.testing.assert_close(found, Small()(ids, (ids > 0).long())[0])
+
+
+def test_a_dynamic_batch_with_separate_weights_is_refused(host: Host, exporting: Any) -> None:
+    """optimum-neuron, export_neuronx: it forces the weights inside, and `foreign` reads its artifacts so."""
+    host("inf2")
+    with pytest.raises(errors.InvalidOptionError, match=r"dynamic_batch is True.* weights inside") as caught:
+        exporting("inf2", dynamic_batch=True, inline_weights=False)
+    assert exit_code(caught.value) == 2
+    assert "torch_neuronx" not in sys.modules
 
 
 def test_without_it_another_batch_is_an_error_of_ours(host: Host, compiled: Any) -> None:

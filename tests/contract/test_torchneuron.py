@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from cli._errors import exit_code
-from neuronbert import Artifact, ExportSpec, NeuronAutoModel, StaticShape, errors, export
+from neuronbert import Artifact, ExportSpec, NeuronAutoModel, StaticShape, errors, export, reference
 from neuronbert.artifact import seal
 from neuronbert.backends import pt2, registry, torchneuron
 from neuronbert.backends.base import ANYWHERE, Placement
@@ -40,8 +40,9 @@ def native(host: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path:
         host(device, **{"version": neuron.NATIVE, "source": "torch_native", **settings})
         monkeypatch.setattr(torchneuron, "DEVICE", "cpu")
 
+    monkeypatch.delenv("NEURONBERT_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(torchneuron.CACHE, raising=False)
+    monkeypatch.delenv(reference.NEFF_CACHE, raising=False)
     make.set_machine = host.set_machine  # type: ignore[attr-defined]
     return make
 
@@ -97,7 +98,7 @@ def test_exporting_runs_nothing_of_the_vendors(native: Any, exporting: Any) -> N
     compiler = exporting("trn3", lnc=1, optlevel="3", compiler_args=("--verbose", "error")).manifest.compiler
     assert "torch_neuronx" not in sys.modules
     assert (compiler.name, compiler.lnc, compiler.optlevel, compiler.inline_weights) == ("torch.export", 1, "3", False)
-    assert compiler.flags[-4:] == ("--lnc", "1", "--verbose", "error")
+    assert compiler.flags[-4:] == ("--logical-nc-config", "1", "--verbose", "error")
     assert set(compiler.versions) == {"torch"}
 
 
@@ -169,7 +170,7 @@ def test_a_second_load_takes_the_neffs_from_the_cache(native: Any, exporting: An
     assert cache == library().CACHE
     assert len(list(cache.rglob("*.neff"))) == len(library().compiled) == 2
     forget()
-    os.environ.pop(torchneuron.CACHE)
+    os.environ.pop(reference.NEFF_CACHE)
     again = logits(Session.open(artifact.path))
     assert library().compiled == []
     torch.testing.assert_close(again, before, rtol=0, atol=0)
@@ -179,10 +180,22 @@ def test_the_users_own_cache_is_respected(
     native: Any, exporting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     native()
-    monkeypatch.setenv(torchneuron.CACHE, str(tmp_path / "own"))
+    monkeypatch.setenv(reference.NEFF_CACHE, str(tmp_path / "own"))
     Session.open(exporting("trn3").path)
     assert len(list((tmp_path / "own").rglob("*.neff"))) == 1
     assert not (tmp_path / "cache").exists()
+
+
+def test_neffs_are_kept_in_the_folder_of_our_own_cache(
+    native: Any, exporting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever that is, and as an absolute path, as the library reads the variable whenever it likes."""
+    native()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEURONBERT_CACHE_DIR", "ours")
+    Session.open(exporting("trn3").path)
+    assert tmp_path / "ours" / "neff" == library().CACHE
+    assert len(list((tmp_path / "ours").rglob("*.neff"))) == 1
 
 
 def test_a_cache_that_can_not_be_made_is_one_line(
@@ -194,7 +207,7 @@ def test_a_cache_that_can_not_be_made_is_one_line(
     with pytest.raises(errors.StorageError, match="neuronbert/neff can't be written") as caught:
         Session.open(artifact.path)
     assert exit_code(caught.value) == 3
-    assert torchneuron.CACHE not in os.environ
+    assert reference.NEFF_CACHE not in os.environ
 
 
 def test_a_compiler_that_fails_is_one_line_with_its_reason(native: Any, exporting: Any) -> None:
@@ -205,6 +218,25 @@ def test_a_compiler_that_fails_is_one_line_with_its_reason(native: Any, exportin
         Session.open(artifact.path)
     assert str(caught.value) == "The compiler didn't finish 1x8: neuronx-cc failed with 70."
     assert exit_code(caught.value) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"), [("0", True), ("False", True), ("off", True), ("1", False), ("TRUE", False)]
+)
+def test_what_can_not_be_compiled_is_never_run_uncompiled(
+    native: Any, exporting: Any, monkeypatch: pytest.MonkeyPatch, text: str, refused: bool
+) -> None:
+    """env-vars: TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION; without it there would be no error at all."""
+    native()
+    artifact = exporting("trn3")
+    monkeypatch.setenv(reference.NO_FALLBACK, text)
+    if not refused:
+        Session.open(artifact.path)
+        return
+    with pytest.raises(errors.BackendUnavailableError, match=f"unset {reference.NO_FALLBACK}") as caught:
+        Session.open(artifact.path)
+    assert exit_code(caught.value) == 3
+    assert "torch_neuronx" not in sys.modules
 
 
 @pytest.mark.parametrize("own", ["", "--verbose error"])
@@ -406,7 +438,7 @@ def test_a_device_that_does_not_take_the_weights_is_one_line(
 # What comes from elsewhere.
 
 
-@pytest.mark.parametrize("word", ["--logfile=/tmp/elsewhere", "--output", "$(touch x)", "--dump-everything"])
+@pytest.mark.parametrize("word", ["--logfile=/tmp/elsewhere", "--output", "$(touch x)", "--dump-everything", "compile"])
 def test_an_artifact_gives_the_compiler_no_other_flags(native: Any, exporting: Any, word: str) -> None:
     native()
     artifact = exporting("trn3")
@@ -414,6 +446,18 @@ def test_an_artifact_gives_the_compiler_no_other_flags(native: Any, exporting: A
     changed = compiler.model_copy(update={"flags": (*compiler.flags, word)})
     seal(artifact.path, artifact.manifest.model_copy(update={"compiler": changed}))
     with pytest.raises(errors.ArtifactCorruptError, match="not in its reference"):
+        Session.open(artifact.path)
+    assert "torch_neuronx" not in sys.modules
+
+
+def test_an_artifact_is_compiled_for_what_its_manifest_says(native: Any, exporting: Any) -> None:
+    """neuron-features/logical-neuroncore-config: what is checked against the runtime is what is compiled with."""
+    native()
+    artifact = exporting("trn3")
+    compiler = artifact.manifest.compiler
+    changed = compiler.model_copy(update={"flags": (*compiler.flags, "-lnc=1")})
+    seal(artifact.path, artifact.manifest.model_copy(update={"compiler": changed}))
+    with pytest.raises(errors.ArtifactCorruptError, match=r"another thing than its flags: '--logical-nc-config 1'"):
         Session.open(artifact.path)
     assert "torch_neuronx" not in sys.modules
 

@@ -11,17 +11,12 @@ import typer
 
 from cli.app import app
 from neuronbert import errors
+from neuronbert.reference import FLAGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--extra-index-url", "--ckpt-format"}
 """Options of pip, docker and Megatron-LM."""
-COMPILER_FLAGS = {
-    "--model-type",
-    "--enable-mixed-precision-accumulation",
-    "--implicit-integer-downcast",
-    "--native-int64",
-}
 
 
 def commands() -> dict[str, Any]:
@@ -50,7 +45,7 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_options_exist(page: Path) -> None:
     # Lower case throughout, so that the rule under a table's head is none.
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", page.read_text(encoding="utf-8")))
-    known = options() | {"--help", "--version"} | ELSEWHERE | COMPILER_FLAGS
+    known = options() | {"--help", "--version"} | ELSEWHERE | set(FLAGS)
     assert {name.replace("_", "-") for name in named} <= known
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from neuronbert import sdk
 from neuronbert.backends import registry
-from neuronbert.doctor import diagnose
+from neuronbert.doctor.diagnosis import diagnose
 from neuronbert.errors import BackendUnavailableError
 
 LIBRARIES = (

@@ -254,7 +254,7 @@ def test_a_token_that_may_not_write_changes_nothing(
 
 @pytest.mark.parametrize("token", ["hf_se\ncret", "hf_sécret", "hf_se cret", ""])
 def test_a_token_that_no_request_can_carry_is_refused_and_not_repeated(hub: HubServer, plain: Path, token: str) -> None:
-    for ask in (lambda: publish(plain, REPO, token=token), lambda: door.resolve(REPO, token=token)):
+    for ask in (lambda: publish(plain, REPO, token=token), lambda: door.resolve(REPO, files=None, token=token)):
         with pytest.raises(InvalidOptionError, match="token") as caught:
             ask()
         assert "cret" not in str(caught.value)

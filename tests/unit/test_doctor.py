@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,11 +14,14 @@ from threading import Event, Thread
 
 import pytest
 
-from neuronbert import doctor, hub
-from neuronbert.doctor import Diagnosis, Finding, diagnose
+from neuronbert import hub
+from neuronbert.doctor import diagnosis, findings
+from neuronbert.doctor.diagnosis import Diagnosis, diagnose
+from neuronbert.doctor.findings import Finding
+from neuronbert.doctor.machine import Machine, find_machine
 from neuronbert.errors import InvalidOptionError
-from neuronbert.machine import Machine, find_machine
-from neuronbert.sdk import ADDRESS, KINDS, Compiler, Device, Host, Library, choose_kind, why_not_compile, why_not_run
+from neuronbert.sdk import ADDRESS, Compiler, Device, Host, Library, choose_kind, why_not_compile, why_not_run
+from neuronbert.targets import TARGETS
 from tests.support.distributions import lay_out_compiler, lay_out_library, lay_out_machine, lay_out_stubs
 from tests.support.hub_server import HubServer
 
@@ -43,10 +47,10 @@ def look(monkeypatch: pytest.MonkeyPatch):
     """Diagnoses a machine that is given; its executables are on the PATH."""
 
     def look(machine: Machine, target: str | None = None, **environ: str) -> Diagnosis:
-        monkeypatch.setattr(doctor, "find_machine", lambda _root: machine)
+        monkeypatch.setattr(diagnosis, "find_machine", lambda _root: machine)
         return diagnose(target, environ=environ)
 
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/opt/venv/bin/{name}")
+    monkeypatch.setattr(diagnosis.shutil, "which", lambda name: f"/opt/venv/bin/{name}")
     return look
 
 
@@ -139,7 +143,7 @@ class TestPackages:
 
     def test_a_compiler_that_is_not_on_the_path(self, look, monkeypatch: pytest.MonkeyPatch) -> None:
         """Source: compiler/neuronx-cc/how-to-generate-neff: "command not found"."""
-        monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
+        monkeypatch.setattr(diagnosis.shutil, "which", lambda _name: None)
         assert only(look(SOUND), "warning").fix == "export PATH=/opt/venv/bin:$PATH"
 
     def test_a_compiler_without_an_executable(self, look) -> None:
@@ -305,7 +309,7 @@ class TestHub:
         with HubServer() as server:
             at(server.endpoint)
             assert hub.reach(5) == hub.Reach(server.endpoint, token=token is not None)
-            found = doctor._check_hub(hub.reach(5))
+            found = findings._check_hub(hub.reach(5))
             assert {method for method, _ in server.requests} == {"HEAD"}
         assert found.status == "ok"
         assert ("a token is known" in found.text) is (token is not None)
@@ -314,7 +318,7 @@ class TestHub:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             at(f"http://127.0.0.1:{taken.getsockname()[1]}")
-            found = doctor._check_hub(hub.reach(5))
+            found = findings._check_hub(hub.reach(5))
         assert found.status == "warning"
         assert found.fix.endswith("export HF_HUB_OFFLINE=1")
 
@@ -367,9 +371,28 @@ class TestRoom:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable:   {free >> 10} kB\n")
         usage = type("Usage", (), {"free": free})
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
+        monkeypatch.setattr(diagnosis.shutil, "disk_usage", lambda _path: usage)
         found = {f.name: f.status for f in diagnose("cpu", root=tmp_path).findings}
         assert {found["disk of outputs"], found["disk of work files"], found["memory"]} == {status}
+
+    def test_each_disk_has_an_advice_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(diagnosis.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 1}))
+        found = {f.name: f.fix for f in diagnose("cpu", root=tmp_path).findings}
+        assert found["disk of outputs"] == "cd /another/disk"
+        assert found["disk of work files"] == "export TMPDIR=/another/disk"
+
+    def test_a_disk_that_takes_no_file_is_a_finding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As a full one: Python looks for a place for temporary files by writing to each."""
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        found = {f.name: f for f in diagnose("cpu", root=tmp_path).findings if f.name.startswith("disk")}
+        assert {f.status for f in found.values()} == {"failed"}
+        assert "No usable temporary directory" in found["disk of work files"].text
+        assert "No such file" in found["disk of outputs"].text
 
     def test_memory_that_can_not_be_told_is_left_out(self, tmp_path: Path) -> None:
         assert "memory" not in {f.name for f in diagnose("cpu", root=tmp_path).findings}
@@ -386,7 +409,7 @@ def test_every_line_that_is_not_ok_says_what_to_type(look) -> None:
         system="Linux aarch64",
     )
     environ = {"NEURON_RT_VISIBLE_CORES": "x", "NEURON_LOGICAL_NC_CONFIG": "3", "NEURON_CC_FLAGS": "-O1"}
-    for target in (None, *KINDS):
+    for target in (None, *TARGETS):
         for finding in look(worst, target, **environ).findings:
             assert (finding.fix == "") is (finding.status == "ok")
             assert (finding.text + finding.fix).isprintable()
@@ -394,6 +417,6 @@ def test_every_line_that_is_not_ok_says_what_to_type(look) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     """Two seconds are for everything; torch alone takes one."""
-    script = "import sys; from neuronbert.doctor import diagnose; diagnose(); "
+    script = "import sys; from neuronbert.doctor.diagnosis import diagnose; diagnose(); "
     script += "assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})

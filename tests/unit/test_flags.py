@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from neuronbert.backends import flags
 from neuronbert.errors import InvalidOptionError, LogicalCoresError
 from neuronbert.manifest import CompilerInfo
+from neuronbert.reference import LOGICAL_CORES
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS, OPT_LEVELS, ExportSpec
 from tests.unit.builders import make_manifest
@@ -36,16 +37,20 @@ def line(*arguments: Any, version: str | None = OLD, **options: Any) -> str:
         ("inf2", OLD, ""),
         ("trn1", OLD, ""),
         ("trn1n", OLD, ""),
-        ("trn2", OLD, " --lnc 2"),
-        ("trn3", OLD, " --lnc 2"),
+        ("trn2", OLD, " --logical-nc-config 2"),
+        ("trn3", OLD, " --logical-nc-config 2"),
         ("inf2", NEW, " --implicit-integer-downcast all"),
         ("trn1", "2.28.7631.0", " --implicit-integer-downcast all"),
-        ("trn2", NEW, " --lnc 2 --implicit-integer-downcast all --native-int64 disabled"),
-        ("trn2", "2.27.5334.0+abc123", " --lnc 2 --implicit-integer-downcast all --native-int64 disabled"),
-        ("trn2", "2.100", " --lnc 2 --implicit-integer-downcast all --native-int64 disabled"),
-        ("trn2", "nightly", " --lnc 2"),
-        ("trn2", None, " --lnc 2"),
-        ("trn3", None, " --lnc 2"),
+        ("trn2", NEW, " --logical-nc-config 2 --implicit-integer-downcast all --native-int64 disabled"),
+        (
+            "trn2",
+            "2.27.5334.0+abc123",
+            " --logical-nc-config 2 --implicit-integer-downcast all --native-int64 disabled",
+        ),
+        ("trn2", "2.100", " --logical-nc-config 2 --implicit-integer-downcast all --native-int64 disabled"),
+        ("trn2", "nightly", " --logical-nc-config 2"),
+        ("trn2", None, " --logical-nc-config 2"),
+        ("trn3", None, " --logical-nc-config 2"),
     ],
 )
 def test_the_whole_line_for_each_target_and_compiler(target: str, version: str | None, after: str) -> None:
@@ -82,7 +87,7 @@ def test_every_cast_type_and_level_is_passed_as_it_is() -> None:
 @pytest.mark.parametrize("target", ["trn2", "trn3"])
 def test_logical_cores_are_said_where_there_are_any(target: str, lnc: Any) -> None:
     """neuron-features/logical-neuroncore-config: 1 or 2, on Trn2 and Trn3 only; 2 is the default."""
-    assert f"--lnc {lnc}" in line(target, lnc=lnc)
+    assert f"--logical-nc-config {lnc}" in line(target, lnc=lnc)
     assert flags.logical_cores(spec(target, lnc=lnc)) == lnc
     assert flags.logical_cores(spec(target)) == 2
 
@@ -92,7 +97,7 @@ def test_larger_logical_cores_are_refused_where_there_are_none(target: str) -> N
     """compiler/error-codes/EARG001: on trn1 only lnc=1 is supported."""
     with pytest.raises(InvalidOptionError, match=f"lnc is 2; it must be 1 for {target}"):
         line(target, lnc=2)
-    assert "--lnc" not in line(target, lnc=1)
+    assert "--logical-nc-config" not in line(target, lnc=1)
     assert flags.logical_cores(spec(target, lnc=1)) is None
 
 
@@ -144,11 +149,70 @@ def test_no_flag_is_said_twice_and_all_are_in_the_reference(
 
 
 @pytest.mark.parametrize(
-    "word",
-    ["--output", "--logfile=/tmp/x", "--dump", "$(id)", "a b", "x;y", "../up", "", "-x", "--verbose=`id`", "é"],
+    ("words", "said"),
+    [
+        *(([word], word) for word in ("--output", "--dump", "$(id)", "a b", "x;y", "../up", "", "-x", "é", "-O=3=x")),
+        (["--logfile=/tmp/x"], "--logfile /tmp/x"),
+        (["--verbose=`id`"], "--verbose `id`"),
+        (["--verbose", "loud"], "--verbose loud"),
+        (["--lnc", "3"], "--lnc 3"),
+        (["-O9"], "-O 9"),
+        (["--optlevel"], "--optlevel"),
+        (["compile"], "compile"),
+        (["--implicit-integer-downcast", "pow;id"], "--implicit-integer-downcast pow;id"),
+        (["--enable-saturate-infinity=yes"], "--enable-saturate-infinity yes"),
+    ],
 )
-def test_a_word_that_is_not_in_the_reference_is_known_for_one(word: str) -> None:
-    assert list(flags.unknown(["--verbose", "info", word])) == [word]
+def test_what_is_not_in_the_reference_is_known_for_it(words: list[str], said: str) -> None:
+    """Flags, values, and what is neither: as NEURON_CC_FLAGS they are the compiler's whole command line."""
+    assert list(flags.unknown(["--verbose", "info", *words, "--auto-cast", "none"])) == [said.replace("=", " ", 1)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--logical-nc-config", "2"],
+        ["-lnc=1"],
+        ["--lnc", "2"],
+        ["-O1"],
+        ["-O", "2"],
+        ["--optlevel=3"],
+        ["--implicit-integer-downcast", "dot,all_reduce"],
+        ["--native-int64=default", "--enable-fast-context-switch", "--distribution-strategy=llm-training"],
+    ],
+)
+def test_every_spelling_of_the_reference_is_taken(words: list[str]) -> None:
+    """compiler/neuronx-cc/api-reference-guide; --lnc is in compiler/error-codes/EARG001."""
+    assert list(flags.unknown(words)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ([], []),
+        (["--target", "trn2"], ["--target trn2"]),
+        (["-lnc", "2"], ["--logical-nc-config 2"]),
+        (["--lnc=1"], []),
+        (["-O3"], ["--optlevel 3"]),
+        (["--auto-cast=all", "--auto-cast-type", "fp16"], ["--auto-cast all", "--auto-cast-type fp16"]),
+    ],
+)
+def test_a_line_that_says_another_thing_than_its_manifest_is_known(change: list[str], said: list[str]) -> None:
+    """Loading compiles by the line, and checks and shows the fields."""
+    words = flags.command_line(spec("trn3", lnc=1), None)
+    fields = {"auto_cast": "matmul", "auto_cast_type": "bf16", "optlevel": "2", "lnc": 1, "versions": {}}
+    compiler = CompilerInfo(name="torch.export", flags=(*words, *change), **fields)
+    manifest = make_manifest(target="trn3", backend="torchneuron", compiler=compiler)
+    assert list(flags.unlike(manifest)) == said
+
+
+def test_a_line_that_leaves_out_what_its_manifest_says_is_known() -> None:
+    compiler = CompilerInfo(
+        name="torch.export", auto_cast="none", auto_cast_type="bf16", optlevel="2", lnc=2, versions={}
+    )
+    manifest = make_manifest(target="trn3", backend="torchneuron", compiler=compiler)
+    expected = ["no --target", "no --auto-cast", "no --auto-cast-type", "no --optlevel", "no --logical-nc-config"]
+    assert list(flags.unlike(manifest)) == expected
 
 
 @pytest.mark.parametrize(
@@ -169,9 +233,9 @@ def test_programs_for_other_logical_cores_than_the_runtimes_are_refused(
     monkeypatch: pytest.MonkeyPatch, target: str, compiled: Any, set_to: str | None, refused: bool
 ) -> None:
     """neuron-features/logical-neuroncore-config: NEURON_LOGICAL_NC_CONFIG and the compiler's flag must be equal."""
-    monkeypatch.delenv(flags.LOGICAL_CORES, raising=False)
+    monkeypatch.delenv(LOGICAL_CORES, raising=False)
     if set_to is not None:
-        monkeypatch.setenv(flags.LOGICAL_CORES, set_to)
+        monkeypatch.setenv(LOGICAL_CORES, set_to)
     compiler = CompilerInfo(name="neuronx-cc", auto_cast="none", auto_cast_type="bf16", lnc=compiled, versions={})
     manifest = make_manifest(target=target, backend="neuronx", compiler=compiler)
     if not refused:

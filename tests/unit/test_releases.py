@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from packaging.version import Version
 
-from neuronbert.releases import RELEASES, release_of, releases_of
+from neuronbert.releases import RELEASES, parse_version, release_of, releases_of
 
 
 def test_the_table_is_in_order_and_every_entry_is_a_version() -> None:
@@ -41,6 +41,8 @@ def test_a_compiler_tells_its_release(compiler: str, sdk: str) -> None:
 def test_a_compiler_outside_the_table_has_no_release() -> None:
     assert release_of("2.24.5134.0") is None
     assert release_of("3.0") is None
+    assert release_of("nightly") is None
+    assert releases_of("of my own") == ()
 
 
 def test_the_last_library_on_pytorch_xla() -> None:
@@ -61,3 +63,20 @@ def test_python_of_the_releases() -> None:
     python = {release.sdk: release.python for release in RELEASES}
     assert python["2.29.1"] == ("3.10", "3.12")
     assert python["2.30.0"] == ("3.11", "3.13")
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("2.13.0+cpu", "2.13.0"),
+        ("2.31.7.0-1", "2.31.7.0"),
+        ("2.31.7.0.abc123", "2.31.7.0"),
+        ("2.9.0rc1", "2.9.0"),
+        ("2", "2"),
+        ("nightly", "0"),
+        ("", "0"),
+        ("9" * 5000, "9" * 9),
+    ],
+)
+def test_versions_are_their_leading_numbers(text: str, version: str) -> None:
+    assert parse_version(text) == Version(version)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronbert import sdk
-from neuronbert.sdk import KINDS, Compiler, Device, Host, Library
+from neuronbert.sdk import Compiler, Device, Host, Library
+from neuronbert.targets import TARGETS
 from tests.support.distributions import (
     REFUSES,
     lay_out,
@@ -27,7 +28,7 @@ TRACE = Library("trace", "2.9.0.2.15.32035+ab12")
 NATIVE = Library("native", "2.13.3.0")
 STUB = Library("stub", "1.0")
 REAL = Compiler("2.28.7631.0+cd34", stub=False, path=Path("/opt/bin/neuronx-cc"))
-PAIRS = [(target, kind) for target, kinds in KINDS.items() for kind in kinds]
+PAIRS = [(target, kind) for target, facts in TARGETS.items() for kind in facts.kinds]
 
 
 def host(library=None, compiler=None, device=None, torch: str | None = "2.13.0+cpu") -> Host:
@@ -175,8 +176,13 @@ class TestRules:
         torch-neuronx is for Inf2 and Trn1, TorchNeuron for Trn2 and Trn3. The compiler's `--target` takes inf2, trn1,
         trn1n and trn2 (compiler/neuronx-cc/api-reference-guide/index).
         """
-        assert {target for target, kinds in KINDS.items() if "trace" in kinds} == {"inf2", "trn1", "trn1n", "trn2"}
-        assert {target for target, kinds in KINDS.items() if "native" in kinds} == {"trn2", "trn3"}
+        assert {target for target, facts in TARGETS.items() if "trace" in facts.kinds} == {
+            "inf2",
+            "trn1",
+            "trn1n",
+            "trn2",
+        }
+        assert {target for target, facts in TARGETS.items() if "native" in facts.kinds} == {"trn2", "trn3"}
 
     @pytest.mark.parametrize("target", ["inf2", "trn1", "trn1n", "trn2"])
     def test_tracing_needs_the_library_and_the_compiler_but_no_device(self, target: str) -> None:
@@ -210,7 +216,7 @@ class TestRules:
         assert sdk.why_not_run(target, kind, host(library, REAL, target)) == ""
         assert "no Inferentia2 or Trainium device" in sdk.why_not_run(target, kind, host(library, REAL))
 
-    @pytest.mark.parametrize("found", list(KINDS))
+    @pytest.mark.parametrize("found", list(TARGETS))
     @pytest.mark.parametrize(("target", "kind"), PAIRS)
     def test_a_program_runs_on_its_own_chip_only(self, target: str, kind: str, found: str) -> None:
         """Source: neuron-runtime/guides/configuration-guide (NEURON_RT_ALLOW_LEGACY_NEFF); trn1-arch.
@@ -239,7 +245,7 @@ class TestRules:
         self, torch: str | None, line: str
     ) -> None:
         """Source: release-notes/components/torchneuron: the package's family must match PyTorch's version."""
-        assert f'"torch-neuronx=={line}.*"' in sdk.install("native", torch)
+        assert f'"torch-neuronx=={line}.*" "neuronx-cc==2.*" nki ' in sdk.install("native", torch)
 
     @pytest.mark.parametrize(("target", "kind"), [("trn3", "trace"), ("inf2", "native"), ("trn1", "native")])
     def test_a_library_that_does_not_serve_a_target_is_refused(self, target: str, kind: str) -> None:
@@ -257,7 +263,7 @@ class TestRules:
         st.sampled_from(PAIRS),
         st.sampled_from([None, TRACE, NATIVE, STUB]),
         st.sampled_from([None, REAL, Compiler("1.0.post1", stub=True, path=None), Compiler("2.24", False, None)]),
-        st.sampled_from([None, *KINDS]),
+        st.sampled_from([None, *TARGETS]),
         st.sampled_from([None, "2.9.0", "2.13.0"]),
     )
     def test_every_reason_is_one_printable_line_that_says_what_to_do(

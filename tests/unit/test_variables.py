@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from neuronbert.sdk import KINDS, Device
-from neuronbert.variables import Conflict, find_conflicts
+from neuronbert.doctor.variables import Conflict, find_conflicts
+from neuronbert.sdk import Device
+from neuronbert.targets import TARGETS
 
 VISIBLE = "NEURON_RT_VISIBLE_CORES"
 NUMBER = "NEURON_RT_NUM_CORES"
@@ -111,7 +112,7 @@ class TestCores:
 
 
 class TestLogicalCores:
-    @pytest.mark.parametrize("target", list(KINDS))
+    @pytest.mark.parametrize("target", list(TARGETS))
     def test_only_trainium2_and_later_have_logical_cores_of_two(self, target: str) -> None:
         """Source: compiler/error-codes/EARG001; about-neuron/arch/neuron-features/logical-neuroncore-config."""
         for device, meant in ((Device(target, 1), None), (None, target)):
@@ -143,6 +144,10 @@ class TestFlags:
             ("--auto-cast none", "--auto-cast,"),
             ("--auto-cast=all --target trn1", "--auto-cast, --target,"),
             ("-O1", "-O,"),
+            ("--native-int64 enabled -lnc 2", "--native-int64, -lnc,"),
+            ("--implicit-integer-downcast=none", "--implicit-integer-downcast,"),
+            ("--disable-mixed-precision-accumulation", "--disable-mixed-precision-accumulation,"),
+            ("--verbose info", "no manifest records"),
             ("--cache_dir=/tmp/x", "no manifest records"),
         ],
     )
@@ -160,7 +165,7 @@ class TestFlags:
 
 
 class TestTarget:
-    @pytest.mark.parametrize("target", list(KINDS))
+    @pytest.mark.parametrize("target", list(TARGETS))
     def test_the_name_of_what_is_meant(self, target: str) -> None:
         """Source: vllm-neuron/docs/design/compilation/cpu_compilation."""
         assert only({OVERRIDE: target}) is None
@@ -192,6 +197,15 @@ class TestNumerics:
         found = only({name: text})
         assert (found is not None) is on
 
+    @pytest.mark.parametrize(("target", "fatal"), [("trn3", True), ("trn2", False), ("inf2", False), (None, False)])
+    def test_what_would_run_uncompiled(self, target: str | None, fatal: bool) -> None:
+        """Source: torch/reference/env-vars. Only for Trn3 it is certain that TorchNeuron serves it."""
+        name = "TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION"
+        assert only({name: "1"}, None, target) is None
+        found = only({name: "0"}, None, target)
+        assert found is not None
+        assert (found.fatal, found.fix) == (fatal, f"unset {name}")
+
     def test_programs_for_older_devices(self) -> None:
         """Source: neuron-runtime/guides/configuration-guide: they may fail with a data mismatch, or stall."""
         assert only({"NEURON_RT_ALLOW_LEGACY_NEFF": "TRUE"}) is not None
@@ -214,7 +228,7 @@ class TestNumerics:
         st.text(st.characters(exclude_characters="\0"), max_size=20),
     ),
     st.sampled_from([None, INF2, TRN2, Device(None, 1)]),
-    st.sampled_from([None, *KINDS]),
+    st.sampled_from([None, *TARGETS]),
 )
 def test_nothing_in_the_environment_breaks_the_rules(environ, device: Device | None, target: str | None) -> None:
     for conflict in find_conflicts(environ, device, target):

@@ -6,7 +6,8 @@
 - NEFFs are kept in TORCH_NEURONX_NEFF_CACHE_DIR, one file for each graph and flags (the same page)
 - there is no `trace`
 
-It has no device of its own: tensors stay on the CPU, so moving them to "neuron" is not covered.
+It has no device of its own: tensors stay on the CPU, so moving them to "neuron" is not covered. It casts as our own
+AutoCastMode does: what --auto-cast does to the numbers of a real device isn't shown by it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def neuron(graph: torch.fx.GraphModule, example_inputs):
     neff = Path(CACHE, digest[:2], digest[2:4], f"{digest}.neff")
     if not neff.exists():
         neff.parent.mkdir(parents=True, exist_ok=True)
-        neff.write_bytes(build(lnc=int(given.get("--lnc", "2"))))
+        neff.write_bytes(build(lnc=int(given.get("--logical-nc-config", "2"))))
         compiled.append(digest)
     mode = {"matmult": "matmul", "all": "all"}.get(given.get("--auto-cast", "none"))
 

@@ -1,6 +1,7 @@
 """A double of torch_neuronx 2.9, the library on PyTorch/XLA: what its documentation says, and nothing else.
 
-It compiles nothing: the "NEFF" holds the TorchScript that a CPU traced, behind one operator, as the real one hides the
+It compiles nothing, and casts as our own AutoCastMode does: what --auto-cast does to the numbers of a real device isn't
+shown by it. The "NEFF" holds the TorchScript that a CPU traced, behind one operator, as the real one hides the
 program. What it does and refuses, with the page of the Neuron SDK's documentation that says so:
 
 - trace's signature; unknown arguments raise; Fixed Input Shapes "will result in an error"; CPU tensors in and out; one
@@ -13,8 +14,9 @@ program. What it does and refuses, with the page of the Neuron SDK's documentati
   the first call (inference/api-torch-neuronx-async-lazy-load)
 - replace_weights: in place; warns if there are no separate weights (inference/api-torch-neuronx-replace-weights)
 - the compiler's flags and their values (compiler/neuronx-cc/api-reference-guide), its log, and that it exits non-zero
-- NEURON_LOGICAL_NC_CONFIG must match --lnc (neuron-features/logical-neuroncore-config)
-- --lnc 2 is for trn2 (compiler/error-codes/EARG001), --native-int64 too (the compiler's reference)
+- logical cores: --logical-nc-config or -lnc in the compiler's reference, --lnc in compiler/error-codes/EARG001, by
+  which those of 2 are for trn2; NEURON_LOGICAL_NC_CONFIG must match them (neuron-features/logical-neuroncore-config)
+- --native-int64 is for trn2 and later (the compiler's reference)
 - a NEFF is checked against the device's kind when it is loaded (release-notes/components/runtime, 2.32)
 - NEURON_PLATFORM_TARGET_OVERRIDE stands for a device where there is none; read at import
   (vllm-neuron/docs/design/compilation/cpu_compilation)
@@ -42,6 +44,8 @@ from neuronbert.backends.autocast import AutoCastMode
 from tests.support.neff_files import HEADER_SIZE, build, tarball, untar
 
 __version__ = "2.9.0.2.15.32035"
+LNC = "--logical-nc-config"
+SPELLINGS = {"-lnc": LNC, "--lnc": LNC, "-O": "--optlevel"}
 TARGETS = ("inf2", "trn1", "trn1n", "trn2")
 VALUES = {
     "--target": TARGETS,
@@ -49,7 +53,7 @@ VALUES = {
     "--auto-cast": ("none", "matmult", "all"),
     "--auto-cast-type": ("bf16", "fp16", "tf32", "fp8_e4m3"),
     "--optlevel": ("1", "2", "3"),
-    "--lnc": ("1", "2"),
+    LNC: ("1", "2"),
     "--native-int64": ("default", "enabled", "disabled"),
     "--implicit-integer-downcast": None,
     "--distribution-strategy": ("llm-training",),
@@ -204,6 +208,7 @@ def parse(args) -> dict[str, str | None]:
     flags: dict[str, str | None] = {}
     while words:
         name = words.pop(0)
+        name = SPELLINGS.get(name, name)
         known = name in SWITCHES or name in VALUES
         if name in SINCE_2_27 and tuple(map(int, machine().get("compiler", "2.26").split(".")[:2])) < (2, 27):
             known = False
@@ -238,7 +243,7 @@ class _Neuron(torch.nn.Module):
 
 def _compile(func, inputs, flags, workdir: Path, inline: bool) -> torch.Tensor:
     _fail(workdir)
-    if flags.get("--lnc") == "2" and flags.get("--target") != "trn2":
+    if flags.get(LNC) == "2" and flags.get("--target") != "trn2":
         raise RuntimeError("[NCC_EARG001] lnc=2 is not supported on this target")
     mode = {"matmult": "matmul", "all": "all"}.get(flags.get("--auto-cast") or "none")
     buffer = io.BytesIO()
@@ -262,7 +267,7 @@ def _compile(func, inputs, flags, workdir: Path, inline: bool) -> torch.Tensor:
         "dtypes": [str(tensor.dtype) for tensor in inputs],
         "outputs": len(outputs),
         "weights": list(func.state_dict()),
-        "lnc": int(flags.get("--lnc") or 1),
+        "lnc": int(flags.get(LNC) or 1),
         "target": flags.get("--target") or machine()["device"],
     }
     payload = tarball({DEFINITION: json.dumps(meta).encode(), PROGRAM: buffer.getvalue()}, compressed=False)

@@ -7,54 +7,32 @@ the SDK's documentation. Nothing heavy is imported: versions come from the packa
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from packaging.version import Version
 
-from neuronbert import hub, sdk
+from neuronbert import sdk
+from neuronbert.doctor.findings import Finding, check_surroundings
+from neuronbert.doctor.machine import find_machine
+from neuronbert.doctor.variables import find_conflicts
 from neuronbert.errors import InvalidOptionError
-from neuronbert.machine import find_machine
-from neuronbert.releases import LAST_TRACE, RELEASES, release_of, releases_of
-from neuronbert.variables import find_conflicts
+from neuronbert.releases import LAST_TRACE, RELEASES, parse_version, release_of, releases_of
+from neuronbert.targets import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from neuronbert.machine import Machine
+    from neuronbert.doctor.findings import Status
+    from neuronbert.doctor.machine import Machine
+    from neuronbert.targets import Kind
 
-Status = Literal["ok", "warning", "failed"]
+ALL: Final = ("cpu", *TARGETS)
 
-TARGETS: Final = ("cpu", *sdk.KINDS)
-
-_GIB: Final = 1 << 30
-_LOW: Final = 4 * _GIB
-"""Below this, of disk or of memory, a compilation of a base-sized encoder is likely to end in its middle."""
-_HUB_SECONDS: Final = 1.0
 _GLIBC: Final = Version("2.35")
 """What torch-neuronx 2.9 is built for (archive/appnotes/torch-neuronx/introducing-pytorch-2-9)."""
-_VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What it is.
-        status: "failed" where something can't work as it is, "warning" where it may not do what is meant.
-        text: What was found.
-        fix: What to type, where it is not "ok".
-    """
-
-    name: str
-    status: Status
-    text: str
-    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +47,7 @@ class Ability:
     """
 
     target: str
-    library: sdk.Kind | None
+    library: Kind | None
     why_not_compile: str
     why_not_run: str
 
@@ -100,16 +78,16 @@ def diagnose(
     Raises:
         InvalidOptionError: there is no such target.
     """
-    if target is not None and target not in TARGETS:
-        raise InvalidOptionError("target", target, "one of " + ", ".join(TARGETS))
+    if target is not None and target not in ALL:
+        raise InvalidOptionError("target", target, "one of " + ", ".join(ALL))
     machine = find_machine(root)
     findings = [_check_torch(machine)]
     if target != "cpu":
         conflicts = find_conflicts(os.environ if environ is None else environ, machine.host.device, target)
         findings += [*_check_neuron(machine, target)]
         findings += [Finding(c.variable, "failed" if c.fatal else "warning", c.problem, c.fix) for c in conflicts]
-    findings += [_check_hub(hub.reach(_HUB_SECONDS)), *_check_disk(), *_check_memory(root)]
-    asked = TARGETS if target is None else (target,)
+    findings += [*check_surroundings(root)]
+    asked = ALL if target is None else (target,)
     return Diagnosis(tuple(_find_ability(name, machine.host) for name in asked), tuple(findings))
 
 
@@ -169,8 +147,8 @@ def _find_limits(machine: Machine, library: sdk.Library) -> Iterator[tuple[str, 
         known = Version(low) <= _minor(machine.python) <= Version(high)
         fix = f"python{high} -m venv neuron && neuron/bin/{sdk.install(_kind(library))}"
         yield "python", f"{machine.python}; {what} is built for {low} to {high}", "" if known else fix
-    if library.kind == "trace" and machine.glibc and Version(library.version) >= Version("2.9"):
-        known = _release(machine.glibc) >= _GLIBC
+    if library.kind == "trace" and machine.glibc and parse_version(library.version) >= Version("2.9"):
+        known = parse_version(machine.glibc) >= _GLIBC
         yield "glibc", f"{machine.glibc}; {what} needs {_GLIBC} or later", "" if known else "use Ubuntu 24.04"
 
 
@@ -244,7 +222,7 @@ def _check_driver(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             "driver", "warning", "its version can't be told from /sys/module/neuron/version", "modinfo neuron"
         )
-    elif driver and installed and _release(driver) != _release(installed):
+    elif driver and installed and parse_version(driver) != parse_version(installed):
         # neuron-runtime/nrt-troubleshoot: an update that could not reload it.
         text = f"{driver} is loaded, {installed} is installed"
         yield Finding("driver", "warning", text, "sudo rmmod neuron && sudo modprobe neuron")
@@ -253,7 +231,7 @@ def _check_driver(machine: Machine) -> Iterator[Finding]:
     if runtime is None:
         return
     fix = "sudo apt-get install -y aws-neuronx-dkms aws-neuronx-runtime-lib"
-    problem = _why_not_together(_release(driver), _release(runtime)) if driver else ""
+    problem = _why_not_together(parse_version(driver), parse_version(runtime)) if driver else ""
     text = f"{runtime} with driver {driver}: {problem}" if problem else runtime
     yield Finding("runtime", "failed", text, fix) if problem else Finding("runtime", "ok", text)
 
@@ -267,45 +245,9 @@ def _why_not_together(driver: Version, runtime: Version) -> str:
     return ""
 
 
-def _check_hub(found: hub.Reach) -> Finding:
-    if found.offline:
-        return Finding("hub", "ok", f"{found.endpoint} is not asked: HF_HUB_OFFLINE is set")
-    if found.problem:
-        fix = "to use what is on this machine only, export HF_HUB_OFFLINE=1"
-        return Finding("hub", "warning", f"{found.endpoint} can't be reached: {found.problem}", fix)
-    known = {True: "a token is known", False: "no token is known (hf auth login)", None: "no token was looked up"}
-    return Finding("hub", "ok", f"{found.endpoint} answers; {known[found.token]}")
-
-
-def _check_disk() -> Iterator[Finding]:
-    places = {"disk of outputs": Path(os.path.curdir), "disk of work files": Path(tempfile.gettempdir())}
-    for name, place in places.items():
-        free = shutil.disk_usage(place).free
-        text = f"{free / _GIB:.1f} GiB free in {place.resolve()}"
-        yield (
-            Finding(name, "ok", text) if free >= _LOW else Finding(name, "warning", text, "export TMPDIR=/another/disk")
-        )
-
-
-def _check_memory(root: Path) -> Iterator[Finding]:
-    try:
-        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration, IndexError):
-        return
-    text = f"{free / _GIB:.1f} GiB available"
-    yield Finding("memory", "ok", text) if free >= _LOW else Finding("memory", "warning", text, "use a larger instance")
-
-
-def _kind(library: sdk.Library | None) -> sdk.Kind:
+def _kind(library: sdk.Library | None) -> Kind:
     return "native" if library is not None and library.kind == "native" else "trace"
 
 
 def _minor(version: str) -> Version:
-    return Version(".".join(map(str, _release(version).release[:2])))
-
-
-def _release(version: str) -> Version:
-    # Debian adds a revision, and the driver a commit.
-    found = _VERSION.match(version)
-    return Version(found[0] if found else "0")
+    return Version(".".join(map(str, parse_version(version).release[:2])))

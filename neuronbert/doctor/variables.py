@@ -12,32 +12,35 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from neuronbert.sdk import KINDS
+from neuronbert.reference import (
+    COMPILER_FLAGS,
+    GIVEN,
+    LEGACY_NEFFS,
+    LNC,
+    LOGICAL_CORES,
+    NO_FALLBACK,
+    NUMBER_OF_CORES,
+    PLATFORM,
+    ROUNDING,
+    VISIBLE_CORES,
+    XLA_BF16,
+    canonical,
+    is_on,
+    options,
+    raises,
+)
+from neuronbert.targets import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from neuronbert.sdk import Device
 
-_VISIBLE: Final = "NEURON_RT_VISIBLE_CORES"
-_NUMBER: Final = "NEURON_RT_NUM_CORES"
-_LNC: Final = "NEURON_LOGICAL_NC_CONFIG"
-_FLAGS: Final = "NEURON_CC_FLAGS"
-_OVERRIDE: Final = "NEURON_PLATFORM_TARGET_OVERRIDE"
-_ROUNDING: Final = "NEURON_RT_STOCHASTIC_ROUNDING_EN"
-
 _RANGE: Final = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
-_PHYSICAL: Final[Mapping[str, int]] = {"inf2": 2, "trn1": 2, "trn1n": 2, "trn2": 8, "trn3": 8}
-"""Target to the cores of one device (about-neuron/arch/neuron-hardware)."""
-_LNC_DEFAULT: Final = 2
 _SHOWN: Final = 40
-_LNC_OPTIONS: Final = ("--lnc", "-lnc", "--logical-nc-config")
-_OURS: Final = (*_LNC_OPTIONS, "--auto-cast", "--auto-cast-type", "--optlevel", "-O", "--target", "--model-type")
-"""The compiler's options that neuronbert gives in every export."""
-_BF16: Final = ("XLA_USE_BF16", "XLA_DOWNCAST_BF16")
 _REMOVED: Final[Mapping[str, str]] = {
     "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": "it was removed in 2.31",
-    "NEURONCORE_GROUP_SIZES": f"it was replaced by {_VISIBLE} and {_NUMBER}",
+    "NEURONCORE_GROUP_SIZES": f"it was replaced by {VISIBLE_CORES} and {NUMBER_OF_CORES}",
 }
 """release-notes/components/runtime; general/announcements/neuron1.x/eol-ncgs-env_2."""
 
@@ -77,6 +80,7 @@ def find_conflicts(
         _check_lnc(given, found or target),
         _check_flags(given),
         _check_override(given, found, target),
+        _check_fallback(given, target or found),
         _check_numerics(given),
         _check_others(given),
     )
@@ -87,134 +91,131 @@ def _count(given: Mapping[str, str], device: Device | None) -> int | None:
     """How many cores the runtime counts; None if it can't be told."""
     if device is None or device.target is None:
         return None
-    physical = _PHYSICAL[device.target] * device.devices
-    if not _has_lnc(device.target):
-        return physical
-    return physical // int(given[_LNC]) if given.get(_LNC) in ("1", "2") else physical // _LNC_DEFAULT
-
-
-def _has_lnc(target: str) -> bool:
-    return target in ("trn2", "trn3")
+    target = TARGETS[device.target]
+    said = given.get(LOGICAL_CORES)
+    lnc = next((lnc for lnc in target.lncs if str(lnc) == said), target.default_lnc)
+    return target.cores * device.devices // lnc
 
 
 def _check_visible(given: Mapping[str, str], count: int | None) -> Iterator[Conflict]:
     """neuron-runtime/guides/nrt-developer-guide: a list of numbers and ranges, contiguous and increasing."""
-    text = given.get(_VISIBLE)
+    text = given.get(VISIBLE_CORES)
     if text is None:
         return
     parts = [_RANGE.fullmatch(part.strip()) for part in text.split(",")]
     ranges = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
     if len(ranges) < len(parts):
         yield Conflict(
-            _VISIBLE, f"is {text[:_SHOWN]!r}, which is no list of cores", f"export {_VISIBLE}=0-1", fatal=True
+            VISIBLE_CORES, f"is {text[:_SHOWN]!r}, which is no list of cores", f"export {VISIBLE_CORES}=0-1", fatal=True
         )
         return
     joined = all(after[0] == before[1] + 1 for before, after in pairwise(ranges))
     if not joined or any(low > high for low, high in ranges):
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         problem = f"is {text}; its cores must follow one another, in increasing order"
-        yield Conflict(_VISIBLE, problem, f"export {_VISIBLE}={min(low, high)}-{high}", fatal=True)
+        yield Conflict(VISIBLE_CORES, problem, f"export {VISIBLE_CORES}={min(low, high)}-{high}", fatal=True)
     elif count is not None and ranges[-1][1] >= count:
         problem = f"is {text}, but this machine has {count} cores, 0 to {count - 1}"
-        yield Conflict(_VISIBLE, problem, f"export {_VISIBLE}=0-{count - 1}", fatal=True)
+        yield Conflict(VISIBLE_CORES, problem, f"export {VISIBLE_CORES}=0-{count - 1}", fatal=True)
 
 
 def _check_number(given: Mapping[str, str], count: int | None) -> Iterator[Conflict]:
     """neuron-runtime/guides/configuration-guide: 1 to all of them, 0 for all; the list of cores wins."""
-    text = given.get(_NUMBER)
+    text = given.get(NUMBER_OF_CORES)
     if text is None:
         return
-    if _VISIBLE in given:
-        problem = f"is {text}, but {_VISIBLE}={given[_VISIBLE]} takes precedence over it"
-        yield Conflict(_NUMBER, problem, f"unset {_NUMBER}", fatal=False)
+    if VISIBLE_CORES in given:
+        problem = f"is {text}, but {VISIBLE_CORES}={given[VISIBLE_CORES]} takes precedence over it"
+        yield Conflict(NUMBER_OF_CORES, problem, f"unset {NUMBER_OF_CORES}", fatal=False)
     elif not re.fullmatch(r"[0-9]{1,6}", text):
-        yield Conflict(_NUMBER, f"is {text[:_SHOWN]!r}, which is no number of cores", f"unset {_NUMBER}", fatal=True)
+        yield Conflict(
+            NUMBER_OF_CORES,
+            f"is {text[:_SHOWN]!r}, which is no number of cores",
+            f"unset {NUMBER_OF_CORES}",
+            fatal=True,
+        )
     elif count is not None and int(text) > count:
         problem = f"is {text}, but this machine has {count} cores"
-        yield Conflict(_NUMBER, problem, f"export {_NUMBER}={count}", fatal=True)
+        yield Conflict(NUMBER_OF_CORES, problem, f"export {NUMBER_OF_CORES}={count}", fatal=True)
 
 
 def _check_lnc(given: Mapping[str, str], target: str | None) -> Iterator[Conflict]:
     """about-neuron/arch/neuron-features/logical-neuroncore-config; compiler/error-codes/EARG001: on trn1 only 1."""
-    text = given.get(_LNC)
+    text = given.get(LOGICAL_CORES)
     if text is None:
         return
     if text not in ("1", "2"):
-        yield Conflict(_LNC, f"is {text[:_SHOWN]!r}; it must be 1 or 2", f"unset {_LNC}", fatal=True)
-    elif text == "2" and target is not None and not _has_lnc(target):
-        yield Conflict(_LNC, f"is 2, but {target} has only logical cores of 1", f"unset {_LNC}", fatal=True)
+        yield Conflict(LOGICAL_CORES, f"is {text[:_SHOWN]!r}; it must be 1 or 2", f"unset {LOGICAL_CORES}", fatal=True)
+    elif text == "2" and target is not None and not TARGETS[target].has_lnc:
+        yield Conflict(
+            LOGICAL_CORES, f"is 2, but {target} has only logical cores of 1", f"unset {LOGICAL_CORES}", fatal=True
+        )
 
 
 def _check_flags(given: Mapping[str, str]) -> Iterator[Conflict]:
     """compiler/neuronx-cc/api-reference-guide/index; logical-neuroncore-config: both sides must have one LNC."""
-    text = given.get(_FLAGS)
+    text = given.get(COMPILER_FLAGS)
     if text is None:
         return
     try:
         words = shlex.split(text)
     except ValueError:
-        yield Conflict(_FLAGS, "has a quotation mark without its pair", f"unset {_FLAGS}", fatal=True)
+        yield Conflict(COMPILER_FLAGS, "has a quotation mark without its pair", f"unset {COMPILER_FLAGS}", fatal=True)
         return
-    options = dict(_options(words))
-    said = next((options[name] for name in _LNC_OPTIONS if name in options), None)
-    runtime = given.get(_LNC)
+    found = dict(options(words))
+    said = next((value for name, value in found.items() if canonical(name) == LNC), None)
+    runtime = given.get(LOGICAL_CORES)
     if said and runtime and said != runtime:
-        problem = f"compiles for logical cores of {said}, but {_LNC} is {runtime}; they must be equal"
-        yield Conflict(_FLAGS, problem, f"unset {_FLAGS}", fatal=True)
+        problem = f"compiles for logical cores of {said}, but {LOGICAL_CORES} is {runtime}; they must be equal"
+        yield Conflict(COMPILER_FLAGS, problem, f"unset {COMPILER_FLAGS}", fatal=True)
         return
-    twice = [name for name in options if name in _OURS]
+    twice = [name for name in found if canonical(name) in GIVEN]
     what = f"has {', '.join(twice)}, which neuronbert gives itself" if twice else "adds flags that no manifest records"
-    yield Conflict(_FLAGS, f"{what}: use the options of export", f"unset {_FLAGS}", fatal=False)
-
-
-def _options(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Each option of a command line with its value, whether they are joined by "=", by nothing (-O1), or are apart."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, joined, value = word.partition("=")
-        if name.startswith("-O") and len(name) > len("-O"):
-            yield "-O", name[2:]
-        elif name.startswith("-"):
-            yield name, value if joined else following
+    yield Conflict(COMPILER_FLAGS, f"{what}: use the options of export", f"unset {COMPILER_FLAGS}", fatal=False)
 
 
 def _check_override(given: Mapping[str, str], found: str | None, target: str | None) -> Iterator[Conflict]:
     """vllm-neuron/docs/design/compilation/cpu_compilation: it names the family that is compiled for."""
-    text = given.get(_OVERRIDE)
+    text = given.get(PLATFORM)
     if text is None:
         return
-    if text not in KINDS:
-        problem, fatal = f"is {text[:_SHOWN]!r}, which is none of {', '.join(KINDS)}", True
+    if text not in TARGETS:
+        problem, fatal = f"is {text[:_SHOWN]!r}, which is none of {', '.join(TARGETS)}", True
     elif target is not None and text != target:
         problem, fatal = f"is {text}, but {target} is meant", True
     elif found is not None and text != found:
         problem, fatal = f"is {text}, but this machine has devices of type {found}", False
     else:
         return
-    yield Conflict(_OVERRIDE, problem, f"unset {_OVERRIDE}", fatal)
+    yield Conflict(PLATFORM, problem, f"unset {PLATFORM}", fatal)
+
+
+def _check_fallback(given: Mapping[str, str], target: str | None) -> Iterator[Conflict]:
+    """torch/reference/env-vars, TorchNeuron's; the library before it doesn't read the variable."""
+    if not raises(given.get(NO_FALLBACK)):
+        problem = (
+            f"is {given[NO_FALLBACK][:_SHOWN]!r}: what TorchNeuron can't compile would run uncompiled, so it is refused"
+        )
+        fatal = target is not None and TARGETS[target].kinds == ("native",)
+        yield Conflict(NO_FALLBACK, problem, f"unset {NO_FALLBACK}", fatal)
 
 
 def _check_numerics(given: Mapping[str, str]) -> Iterator[Conflict]:
     """about-neuron/arch/neuron-features/rounding-modes; about-neuron/announcements/neuron2.x/announce-eos-xla-bf16."""
-    for name in _BF16:
-        if _is_on(given.get(name)):
+    for name in XLA_BF16:
+        if is_on(given.get(name)):
             problem = "casts the whole model to bf16, whatever --auto-cast says, and its support ends"
             yield Conflict(name, problem, f"unset {name}", fatal=False)
-    if _is_on(given.get(_ROUNDING)):
+    if is_on(given.get(ROUNDING)):
         problem = "rounds at random, so that no two calls answer alike"
-        yield Conflict(_ROUNDING, problem, f"export {_ROUNDING}=0", fatal=False)
+        yield Conflict(ROUNDING, problem, f"export {ROUNDING}=0", fatal=False)
 
 
 def _check_others(given: Mapping[str, str]) -> Iterator[Conflict]:
     """neuron-runtime/guides/configuration-guide on NEURON_RT_ALLOW_LEGACY_NEFF, and variables that are gone."""
-    legacy = "NEURON_RT_ALLOW_LEGACY_NEFF"
-    if _is_on(given.get(legacy)):
+    if is_on(given.get(LEGACY_NEFFS)):
         problem = "lets programs for an older device run, which may fail or stall"
-        yield Conflict(legacy, problem, f"unset {legacy}", fatal=False)
+        yield Conflict(LEGACY_NEFFS, problem, f"unset {LEGACY_NEFFS}", fatal=False)
     for name, why in _REMOVED.items():
         if name in given:
             yield Conflict(name, f"does nothing any more: {why}", f"unset {name}", fatal=False)
-
-
-def _is_on(text: str | None) -> bool:
-    # neuron-runtime/api/nrt-env-var-reference: 0, 1, false or true, in any case.
-    return (text or "0").lower() not in ("0", "false")
