@@ -139,6 +139,7 @@ def _build(
 def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) -> None:
     # Whatever can be refused is refused before the weights are read.
     find_head(checkpoint.architecture, task)
+    checkpoint.check_settings(task)
     checkpoint.check_shapes(spec.shapes)
     check_choices(spec.shapes, needed=task == "multiple-choice")
     free = shutil.disk_usage(folder).free

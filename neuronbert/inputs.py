@@ -57,6 +57,7 @@ def validation_batches(
     Yields:
         Full rows; short rows, padded by the loader; a single short row; rows of mixed length with a mask; the texts.
     """
+    specs = [spec for spec in specs if spec.name != "call_mask"]  # the loader's own, to tell its padding by
     generator = torch.Generator().manual_seed(seed)
     dims, length = shape.dims, shape.sequence_length
     short = max(1, length // 3)
@@ -70,7 +71,8 @@ def validation_batches(
     mask = (torch.arange(length) < lengths).long()
     yield Batch("mixed", _masked(mixed, specs, mask))
     if texts is not None:
-        yield Batch("text", texts)
+        needed = [spec.name for spec in specs if spec.default is None and spec.name not in texts]
+        yield Batch("text", {**texts, **{name: torch.zeros_like(texts["input_ids"]) for name in needed}})
 
 
 def _random(
@@ -78,7 +80,7 @@ def _random(
 ) -> dict[str, Tensor]:
     inputs = {}
     for spec in specs:
-        if spec.name == "attention_mask":
+        if spec.name in ("attention_mask", "call_mask"):
             inputs[spec.name] = torch.ones(dims, dtype=torch.int64)
         elif spec.name == "token_type_ids":
             # A first and a second segment, as a pair of texts has them.

@@ -123,7 +123,7 @@ def _reference(
 def _as_the_program(loaded: LoadedHead, manifest: Manifest) -> EncoderHead:
     # An artifact of optimum-neuron may name fewer outputs, or another order.
     names = [spec.name for spec in manifest.outputs]
-    return modeling.EncoderHead(loaded.head.model, [spec.name for spec in manifest.inputs], names).eval()
+    return loaded.head.renamed([spec.name for spec in manifest.inputs], names)
 
 
 def _checks(session: Session, reference: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:
