@@ -33,7 +33,9 @@ class CallMask:
         """Stop a model's leaks, for calls within `held`; others run as they are."""
         for name, module in model.named_modules():
             for leak in leaks:
-                if name.endswith(leak.module) and leak.side == "input":
+                if name.endswith(leak.module) and leak.side == "summary":
+                    module.register_forward_pre_hook(lambda it, given: (self._gather(it.summary_type, *given),))
+                elif name.endswith(leak.module) and leak.side == "input":
                     module.register_forward_pre_hook(lambda _, given, axis=leak.axis: (self._cut(given[0], axis),))
                 elif name.endswith(leak.module):
                     module.register_forward_hook(lambda _, __, result, axis=leak.axis: self._cut(result, axis))
@@ -50,8 +52,22 @@ class CallMask:
     def _cut(self, tensor: Tensor, axis: int) -> Tensor:
         if self._mask is None:
             return tensor
-        mask = self._mask.view(-1, self._mask.shape[-1])  # a choice is a row
-        return tensor * mask.unsqueeze(3 - axis).to(tensor.dtype)
+        return tensor * self._rows(self._mask).unsqueeze(3 - axis).to(tensor.dtype)
+
+    def _gather(self, kind: str, hidden: Tensor, _: None = None) -> Tensor:
+        # One column that stands for all: the last of the call's, or their mean.
+        if self._mask is None or kind == "first":
+            return hidden
+        mask = self._rows(self._mask)
+        if kind == "mean":
+            shares = mask.unsqueeze(-1).to(hidden.dtype)
+            return (hidden * shares).sum(dim=1, keepdim=True) / shares.sum(dim=1, keepdim=True).clamp(min=1)
+        last = (mask.sum(dim=-1) - 1).clamp(min=0)
+        return hidden.gather(1, last.view(-1, 1, 1).expand(-1, 1, hidden.shape[-1]))
+
+    @staticmethod
+    def _rows(mask: Tensor) -> Tensor:
+        return mask.view(-1, mask.shape[-1])  # a choice is a row
 
 
 def tell_lengths(model: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from neuronbert.architectures import TASKS, find_architecture, infer_task
+from neuronbert.architectures import TASKS, find_architecture, find_task, infer_task
 from neuronbert.errors import (
     CheckpointCorruptError,
     MissingFileError,
@@ -28,7 +28,8 @@ from neuronbert.manifest import InputSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from neuronbert.families import Architecture
+    from neuronbert.families import Architecture, Leak
+    from neuronbert.sentences import Module
     from neuronbert.shapes import StaticShape
 
 CONFIG: Final = "config.json"
@@ -46,7 +47,15 @@ TOKENIZER_FILES: Final = (
     "spiece.model",
     "tokenizer.model",
 )
-DOWNLOADED: Final = (CONFIG, "*.safetensors", INDEX, *TOKENIZER_FILES)
+DOWNLOADED: Final = (
+    CONFIG,
+    "*.safetensors",
+    INDEX,
+    *TOKENIZER_FILES,
+    "modules.json",
+    "*/config.json",
+    "*sentence*.json",
+)
 """What is fetched of a repository on the Hub."""
 _DEFAULTS: Final = {"attention_mask": 1, "token_type_ids": 0, "call_mask": 1}
 """What fills an input that the caller leaves out."""
@@ -69,12 +78,14 @@ class Checkpoint:
         config: config.json as it is.
         architecture: The row of the table for its model type.
         weight_files: The safetensors files, in order.
+        modules: What a sentence-transformers folder runs after its encoder, if that is what is exported.
     """
 
     path: Path
     config: dict[str, Any]
     architecture: Architecture
     weight_files: tuple[Path, ...]
+    modules: tuple[Module, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -134,8 +145,18 @@ class Checkpoint:
         names = self.config.get("architectures")
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
-    def input_specs(self) -> tuple[InputSpec, ...]:
-        """What a program of this model takes, in order."""
+    def leaks(self, task: str) -> tuple[Leak, ...]:
+        """Where the loader's padding would reach what a task's head gives."""
+        held = find_task(task).trunk or task
+        return tuple(
+            leak
+            for leak in self.architecture.leaks
+            if held in (leak.tasks or (held,))
+            and (leak.side != "summary" or self.config.get("summary_type", leak.usual) != "first")
+        )
+
+    def input_specs(self, task: str) -> tuple[InputSpec, ...]:
+        """What a program of a task's head takes, in order."""
         least = self.architecture.least
         counts = {"input_ids": self.vocabulary, "attention_mask": 2, "call_mask": 2}
         if "token_type_ids" in self.architecture.inputs:
@@ -149,7 +170,7 @@ class Checkpoint:
                 default=_DEFAULTS.get(name),
                 padding=self.pad_token_id if name == "input_ids" else 0,
             )
-            for name in self.architecture.inputs
+            for name in (*self.architecture.inputs, *(("call_mask",) if self.leaks(task) else ()))
             if counts[name] >= least.get(name, 1)
         )
 
@@ -254,19 +275,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise MissingFileError(path)
-    config = _read_json(path)
+    config: dict[str, Any] = read_json(path)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointCorruptError(path, "it names no model_type")
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, kind: type[Any] = dict) -> Any:
+    """The JSON object in a file, or the array.
+
+    Raises:
+        CheckpointCorruptError: it is something else.
+    """
     try:
         value = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointCorruptError(path, "it is not JSON") from error
-    if not isinstance(value, dict):
-        raise CheckpointCorruptError(path, "it is not a JSON object")
+    if not isinstance(value, kind):
+        raise CheckpointCorruptError(path, f"it is not a JSON {'object' if kind is dict else 'array'}")
     return value
 
 
@@ -290,7 +316,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(folder: Path) -> tuple[Path, ...]:
     index = folder / INDEX
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointCorruptError(index, "it has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})

@@ -14,17 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A place where what stands in one column of a call reaches the columns beside it, whatever the mask says.
+    """A place where a column that the loader adds reaches what the caller gets, whatever the mask says.
+
+    A program that has one takes "call_mask" after its other inputs: 1 in the columns of a call, 0 in those added.
 
     Attributes:
         module: How the names of its modules end.
-        side: Whether it is the module's "input" or its "output".
+        side: What of the module reads across columns: what it is given ("input"), what is done with what it gives
+            ("output"), or itself, as one vector for the row ("summary", by `config.summary_type`).
         axis: Which dimension of the tensor there is the sequence.
+        tasks: The tasks that it plays a part in; all of them if none is named.
+        usual: The summary_type that is meant where config.json doesn't say.
     """
 
     module: str
-    side: Literal["input", "output"]
+    side: Literal["input", "output", "summary"]
     axis: Literal[1, 2] = 1
+    tasks: tuple[str, ...] = ()
+    usual: str = "last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,8 @@ _ABSOLUTE: Final = Only("position_embedding_type", (None, "absolute"), _NO_POSIT
 _CHUNKS: Final = Only(
     "chunk_size_feed_forward", (None, 0, False), "it works only for lengths that are a multiple of it"
 )
-_SUMMARY: Final = "it reads the last column or all of them, and so the padding up to the compiled length"
+_SUMMARY: Final = Leak("sequence_summary", "summary", tasks=("text-classification", "multiple-choice"), usual="first")
+_LAST: Final = Leak("sequence_summary", "summary", tasks=("multiple-choice",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +66,7 @@ class Architecture:
 
     Attributes:
         model_type: `config.model_type`.
-        inputs: What its programs take, in order. "call_mask" is 1 in the columns of a call, 0 in those that the loader
-            adds.
+        inputs: What its programs take, in order.
         heads: Task name to the name of the transformers class that has the head.
         position_offset: Positions that the table keeps for padding; "pad" for those up to the padding's token id.
         attention: transformers' attention that programs are traced with: its fused one, where the model has it.
@@ -128,7 +135,7 @@ def _roberta(model_type: str, prefix: str) -> Architecture:
     )
 
 
-def _xlm(model_type: str, prefix: str) -> Architecture:
+def _xlm(model_type: str, prefix: str, *rules: Only) -> Architecture:
     """XLM, or the model that is XLM with another order of normalizations."""
     beam = "its beam search gives the places of spans, not a score for each token"
     return Architecture(
@@ -152,9 +159,10 @@ def _xlm(model_type: str, prefix: str) -> Architecture:
         least={"langs": 2},
         layers=("attentions.", "ffns.", "layer_norm1.", "layer_norm2."),
         forms=_UNPOOLED,
+        leaks=(_SUMMARY,),
         only=(
             _CHUNKS,
-            Only("summary_type", ("first",), _SUMMARY, ("text-classification", "multiple-choice")),
+            *rules,
             Only("asm", (False, None), "its adaptive softmax gives other values than logits", ("fill-mask",)),
         ),
         lengths=True,
@@ -190,7 +198,7 @@ ROWS: Final[tuple[Architecture, ...]] = (
         _SEGMENTED,
         _heads("Electra", *_SIX, "replaced-token-detection", "text-generation"),
         forms=_UNPOOLED,
-        only=(_ABSOLUTE, _CHUNKS, Only("summary_type", ("first",), _SUMMARY, ("multiple-choice",))),
+        leaks=(Leak("sequence_summary", "summary", tasks=("multiple-choice",), usual="first"),),
     ),
     Architecture(
         "albert",
@@ -209,19 +217,19 @@ ROWS: Final[tuple[Architecture, ...]] = (
     ),
     Architecture(
         "mobilebert",
-        (*_SEGMENTED, "call_mask"),
+        _SEGMENTED,
         _heads("MobileBert", *_SIX, "next-sentence-prediction", "pre-training"),
         # A token is embedded together with those before and after it.
         leaks=(Leak("embeddings.word_embeddings", "output"),),
     ),
     Architecture(
         "convbert",
-        (*_SEGMENTED, "call_mask"),
+        _SEGMENTED,
         _heads("ConvBert", *_SIX),
         attention="eager",
         pad_token_id=1,
         forms=_UNPOOLED,
-        leaks=(Leak("key_conv_attn_layer", "input", axis=2), Leak("conv_out_layer", "output")),
+        leaks=(Leak("key_conv_attn_layer", "input", axis=2), Leak("conv_out_layer", "output"), _LAST),
     ),
     Architecture(
         "deberta-v2",
@@ -237,9 +245,10 @@ ROWS: Final[tuple[Architecture, ...]] = (
         _heads("RoFormer", *_SIX, "text-generation"),
         attention="eager",
         forms=_UNPOOLED,
+        leaks=(_LAST,),
     ),
     _xlm("xlm", "XLM"),
-    _xlm("flaubert", "Flaubert"),
+    _xlm("flaubert", "Flaubert", Only("pre_norm", (False,), "transformers 5 itself fails on it")),
     Architecture(
         "esm",
         _MASKED,

@@ -155,7 +155,7 @@ def _manifest(checkpoint: Checkpoint, said: _Section, task: str, file: str) -> M
         model_type=checkpoint.architecture.model_type,
         target=target,
         backend=backend,
-        inputs=_inputs(checkpoint, said),
+        inputs=_inputs(checkpoint, said, task),
         outputs=_outputs(checkpoint, said, task),
         programs=(program,),
         dynamic_batch=said.dynamic_batch_size,
@@ -202,8 +202,8 @@ def _task(checkpoint: Checkpoint, said: _Section) -> str:
     return named
 
 
-def _inputs(checkpoint: Checkpoint, said: _Section) -> tuple[InputSpec, ...]:
-    known = {spec.name: spec for spec in checkpoint.input_specs() if spec.name != "call_mask"}
+def _inputs(checkpoint: Checkpoint, said: _Section, task: str) -> tuple[InputSpec, ...]:
+    known = {spec.name: spec for spec in checkpoint.input_specs(task) if spec.name != "call_mask"}
     names = said.input_names or list(known)
     if sorted(names) != sorted(known):
         raise ForeignArtifactError(

@@ -71,8 +71,7 @@ def validation_batches(
     mask = (torch.arange(length) < lengths).long()
     yield Batch("mixed", _masked(mixed, specs, mask))
     if texts is not None:
-        needed = [spec.name for spec in specs if spec.default is None and spec.name not in texts]
-        yield Batch("text", {**texts, **{name: torch.zeros_like(texts["input_ids"]) for name in needed}})
+        yield Batch("text", texts | _needed(specs, texts))
 
 
 def _random(
@@ -89,6 +88,12 @@ def _random(
         else:
             inputs[spec.name] = torch.randint(0, spec.maximum + 1, dims, generator=generator)
     return inputs
+
+
+def _needed(specs: Sequence[InputSpec], texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    # What a tokenizer doesn't give and a call can't do without: a language, say.
+    missing = [spec.name for spec in specs if spec.default is None and spec.name not in texts]
+    return {name: torch.zeros_like(texts["input_ids"]) for name in missing}
 
 
 def _masked(inputs: dict[str, Tensor], specs: Sequence[InputSpec], mask: Tensor) -> dict[str, Tensor]:

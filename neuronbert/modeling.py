@@ -16,13 +16,15 @@ import transformers
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from neuronbert import sentences
 from neuronbert.adapters import CallMask, tell_lengths
-from neuronbert.architectures import find_form, find_head
+from neuronbert.architectures import find_form, find_head, find_task
 from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, first_line
 from neuronbert.manifest import OutputSpec
+from neuronbert.pooling import SentenceEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.families import Architecture
@@ -100,20 +102,21 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
     Raises:
         UnsupportedHeadError: the architecture has no such head.
         HeadWeightsMissingError: the checkpoint has no weights for it.
+        UnsupportedFeatureError: the modules that follow the encoder can't be exported.
         CheckpointCorruptError: the config or the weights don't make a model.
     """
+    checkpoint = sentences.with_modules(checkpoint, task)
     architecture = checkpoint.architecture
     class_name = find_head(architecture, task)
     outputs = find_form(architecture, task).outputs
     model, missing = _load_model(checkpoint, class_name)
-    notes: list[str] = []
-    for part in {output.needs for output in outputs if output.needs}:
-        own = {name for name in model.state_dict() if name.startswith(f"{part}.")}
-        if own and own <= set(missing):
-            # Encoders are often saved without their pooler: such a program has no pooled output.
+    notes = list(sentences.notes(checkpoint))
+    for part in _missing_parts(architecture, task, model, missing):
+        # Encoders are often saved without their pooler: such a program has no pooled output.
+        missing = tuple(name for name in missing if not name.startswith(f"{part}."))
+        if any(output.needs == part for output in outputs):
             outputs = tuple(output for output in outputs if output.needs != part)
             notes.append(f"the checkpoint has no {part}, so the program goes without its output")
-            missing = tuple(name for name in missing if name not in own)
     trunk = [name for name in missing if _is_layer(architecture, name) or "embeddings." in name]
     if trunk:
         raise CheckpointCorruptError(checkpoint.path, f"its weights lack {trunk[0]}, which is not of a head")
@@ -128,14 +131,11 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
         "vocabulary": model.config.vocab_size,
         "labels": model.config.num_labels,
         "relation": 2,
+        "embedding": sentences.width(checkpoint.modules, model.config.hidden_size),
     }
-    columns = CallMask()
-    columns.attach(model, architecture.leaks)
-    if architecture.lengths:
-        tell_lengths(model)
-    inputs = checkpoint.input_specs()
+    inputs = checkpoint.input_specs(task)
     return LoadedHead(
-        head=EncoderHead(model, [spec.name for spec in inputs], [o.name for o in outputs], columns).eval(),
+        head=_adapted(checkpoint, task, model, [o.name for o in outputs]),
         task=task,
         model_type=architecture.model_type,
         class_name=class_name,
@@ -144,6 +144,28 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
         random_weights=missing,
         notes=tuple(notes),
     )
+
+
+def _missing_parts(architecture: Architecture, task: str, model: nn.Module, missing: Iterable[str]) -> list[str]:
+    """The parts that an output alone needs, of which the checkpoint has nothing."""
+    needed = {output.needs for output in find_form(architecture, find_task(task).trunk or task).outputs}
+    lacking = []
+    for part in needed - {""}:
+        own = {name for name in model.state_dict() if name.startswith(f"{part}.")}
+        if own and own <= set(missing):
+            lacking.append(part)
+    return lacking
+
+
+def _adapted(checkpoint: Checkpoint, task: str, model: nn.Module, outputs: Sequence[str]) -> EncoderHead:
+    columns = CallMask()
+    columns.attach(model, checkpoint.leaks(task))
+    if checkpoint.architecture.lengths:
+        tell_lengths(model)
+    if checkpoint.modules:
+        model = SentenceEncoder(model, checkpoint.modules)
+    inputs = [spec.name for spec in checkpoint.input_specs(task)]
+    return EncoderHead(model, inputs, outputs, columns).eval()
 
 
 def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str, ...]]:

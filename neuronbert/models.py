@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -19,6 +20,7 @@ from transformers import modeling_outputs as output_classes
 from transformers.models.albert import modeling_albert
 from transformers.models.bert import modeling_bert
 from transformers.models.electra import modeling_electra
+from transformers.utils import ModelOutput
 
 from neuronbert import hub, sources
 from neuronbert.architectures import find_architecture, find_form
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from transformers import PretrainedConfig
-    from transformers.utils import ModelOutput
 
     from neuronbert.backends.base import Placement
     from neuronbert.manifest import Manifest
@@ -60,6 +61,19 @@ _SYNONYMS: Final = {
 """optimum-neuron's names for options of ours."""
 _OUTPUT_CLASSES: Final = (output_classes, modeling_bert, modeling_albert, modeling_electra)
 """Where transformers defines the classes of what a call returns."""
+
+
+@dataclass
+class SentenceEmbeddingOutput(ModelOutput):  # type: ignore[misc]  # transformers is untyped
+    """What a sentence-transformers model gives.
+
+    Attributes:
+        token_embeddings: (batch, sequence, hidden).
+        sentence_embedding: (batch, embedding).
+    """
+
+    token_embeddings: Tensor | None = None
+    sentence_embedding: Tensor | None = None
 
 
 class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is untyped
@@ -271,6 +285,8 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
 
 
 def _output_class(name: str) -> type[ModelOutput]:
+    if name == SentenceEmbeddingOutput.__name__:  # the only one that isn't transformers'
+        return SentenceEmbeddingOutput
     found: type[ModelOutput] = next(vars(place)[name] for place in _OUTPUT_CLASSES if name in vars(place))
     return found
 

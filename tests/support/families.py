@@ -21,7 +21,14 @@ _SIZES: dict[str, Any] = {
     "max_position_embeddings": 34,
     "initializer_range": 0.2,
 }
-_XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 99, "max_position_embeddings": 34, "embed_init_std": 0.2}
+_XLM = {
+    "emb_dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "vocab_size": 99,
+    "max_position_embeddings": 34,
+    "embed_init_std": 0.2,
+}
 _ROBERTA = {**_SIZES, "max_position_embeddings": 36, "type_vocab_size": 1, "pad_token_id": 1}
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": _SIZES,
@@ -40,7 +47,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "electra": {**_SIZES, "embedding_size": 16},
     "albert": {**_SIZES, "embedding_size": 16},
-    "mpnet": {**_SIZES, "max_position_embeddings": 36, "relative_attention_num_buckets": 8},
+    "mpnet": {**_SIZES, "max_position_embeddings": 36},
     "mobilebert": {**_SIZES, "embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2},
     "convbert": {**_SIZES, "embedding_size": 16, "conv_kernel_size": 5},
     "deberta-v2": {
@@ -55,8 +62,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "roformer": {**_SIZES, "embedding_size": 16},
     "xlm": {**_XLM, "init_std": 0.2},
-    "flaubert": {**_XLM, "init_std": 0.2, "pre_norm": True},
-    "esm": {**_SIZES, "pad_token_id": 1, "mask_token_id": 4, "position_embedding_type": "rotary", "token_dropout": True},
+    "flaubert": {**_XLM, "init_std": 0.2},
+    "esm": {
+        **_SIZES,
+        "pad_token_id": 1,
+        "mask_token_id": 4,
+        "position_embedding_type": "rotary",
+        "token_dropout": True,
+    },
     "modernbert": {
         **_SIZES,
         "local_attention": 8,

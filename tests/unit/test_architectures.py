@@ -7,13 +7,13 @@ import pytest
 from neuronbert.architectures import (
     ARCHITECTURES,
     TASKS,
-    Architecture,
     find_architecture,
     find_head,
     find_task,
     infer_task,
 )
 from neuronbert.errors import TaskNotInferableError, UnknownTaskError, UnsupportedHeadError, UnsupportedModelError
+from neuronbert.families import Architecture
 
 HEADS = [(name, task) for name, row in ARCHITECTURES.items() for task in row.heads]
 DIMS = {"batch", "sequence", "choices", "hidden", "labels", "vocabulary", "relation"}
