@@ -1,4 +1,4 @@
-"""What is particular about families: positions, segments, languages, and what reads across columns; and what is refused."""
+"""What is particular about families: positions, segments, languages, what reads across columns, what is refused."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from neuronbert.families import REFUSED
 from tests.support import families
 
 EQUAL = {"rtol": 1e-4, "atol": 1e-5}
+SHAPE = StaticShape(2, 16)
 RELATIVE = ["mpnet", "deberta-v2", "roformer", "esm", "modernbert"]
 
 
-def made(folder: Path, model_type: str, task: str, shape: StaticShape = StaticShape(2, 16), **settings: Any) -> Path:
+def made(folder: Path, model_type: str, task: str, shape: StaticShape = SHAPE, **settings: Any) -> Path:
     checkpoint = families.save(model_type, task, folder / "checkpoint", **settings)
     return export(ExportSpec(str(checkpoint), (shape,), task, auto_cast="none"), folder / "artifact").path
 
