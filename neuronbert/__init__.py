@@ -54,12 +54,14 @@ if TYPE_CHECKING:
     )
     from neuronbert.heads import NeuronModelForPreTraining as NeuronModelForPreTraining
     from neuronbert.heads import NeuronModelForQuestionAnswering as NeuronModelForQuestionAnswering
+    from neuronbert.heads import NeuronModelForReplacedTokenDetection as NeuronModelForReplacedTokenDetection
     from neuronbert.heads import (
         NeuronModelForSequenceClassification as NeuronModelForSequenceClassification,
     )
     from neuronbert.heads import (
         NeuronModelForTokenClassification as NeuronModelForTokenClassification,
     )
+    from neuronbert.heads import NeuronSentenceTransformers as NeuronSentenceTransformers
     from neuronbert.megatron.conversion import convert_megatron as convert_megatron
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
     from neuronbert.predictor import Predictor as Predictor
@@ -105,7 +107,9 @@ _HOMES = {
         "NeuronModelForPreTraining",
         "NeuronModelForQuestionAnswering",
         "NeuronModelForSequenceClassification",
+        "NeuronModelForReplacedTokenDetection",
         "NeuronModelForTokenClassification",
+        "NeuronSentenceTransformers",
     ),
     "megatron.conversion": ("convert_megatron",),
     "models": ("NeuronTracedModel",),

@@ -154,6 +154,8 @@ READERS: Final[Mapping[str, Reader]] = {
     "next-sentence-prediction": Reader(("text", "text_pair"), decoding.decode_next),
     "pre-training": Reader(("text", "text_pair"), decoding.decode_pre_training),
     "text-generation": Reader(("text",), decoding.decode_generation),
+    "replaced-token-detection": Reader(("text",), decoding.decode_replaced),
+    "sentence-embedding": Reader(("text",), decoding.decode_sentence),
 }
 
 

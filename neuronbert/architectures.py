@@ -1,6 +1,7 @@
 """The tables of tasks and architectures: what goes in, what comes out, which class it is.
 
-Owns: TASKS and ARCHITECTURES. A new architecture is a row here. Knows nothing of transformers: classes are names.
+Owns: TASKS, and finding one's way in both tables. The rows of architectures are in families.py. Knows nothing of
+transformers: classes are names.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING, Literal
 from neuronbert.errors import (
     TaskNotInferableError,
     UnknownTaskError,
+    UnsupportedFeatureError,
     UnsupportedHeadError,
     UnsupportedModelError,
 )
+from neuronbert.families import REFUSED, ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from neuronbert.families import Architecture
 
-AnswerKind = Literal["embedding", "argmax", "span"]
+AnswerKind = Literal["embedding", "argmax", "span", "sign"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Output:
         name: Its field in transformers' output class.
         dims: The meaning of each dimension; "batch" and "sequence" ("choices") are sliced back to the caller's size.
         answer: How a row's answer is read off it: "embedding" (a vector at the last dimension), "argmax" (over the
-            last dimension), or "span" (over the sequence).
+            last dimension), "span" (over the sequence), or "sign" (of each value).
         needs: The submodule of the model that this output alone needs, or "".
     """
 
@@ -42,11 +46,19 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task: its outputs in order, and transformers' class for them."""
+    """One task.
+
+    Attributes:
+        name: Its name.
+        outputs: What its heads give, in order.
+        output_class: transformers' class for them.
+        trunk: The task whose class runs first, where the head itself is the checkpoint's own modules; or "".
+    """
 
     name: str
     outputs: tuple[Output, ...]
     output_class: str
+    trunk: str = ""
 
 
 def _task(name: str, output_class: str, *outputs: Output) -> Task:
@@ -56,6 +68,8 @@ def _task(name: str, output_class: str, *outputs: Output) -> Task:
 _LABELS = Output("logits", ("batch", "labels"), "argmax")
 _TOKEN_LABELS = Output("logits", ("batch", "sequence", "labels"), "argmax")
 _VOCABULARY = Output("logits", ("batch", "sequence", "vocabulary"), "argmax")
+_MASKED = Output("prediction_logits", ("batch", "sequence", "vocabulary"), "argmax")
+_HIDDEN = Output("last_hidden_state", ("batch", "sequence", "hidden"), "embedding")
 
 TASKS: Mapping[str, Task] = {
     task.name: task
@@ -63,7 +77,7 @@ TASKS: Mapping[str, Task] = {
         _task(
             "feature-extraction",
             "BaseModelOutputWithPooling",
-            Output("last_hidden_state", ("batch", "sequence", "hidden"), "embedding"),
+            _HIDDEN,
             Output("pooler_output", ("batch", "hidden"), "embedding", needs="pooler"),
         ),
         _task("fill-mask", "MaskedLMOutput", _VOCABULARY),
@@ -88,69 +102,39 @@ TASKS: Mapping[str, Task] = {
         _task(
             "pre-training",
             "BertForPreTrainingOutput",
-            Output("prediction_logits", ("batch", "sequence", "vocabulary"), "argmax"),
+            _MASKED,
             Output("seq_relationship_logits", ("batch", "relation"), "argmax"),
         ),
         _task("text-generation", "CausalLMOutput", _VOCABULARY),
-    )
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """One model type.
-
-    Attributes:
-        model_type: `config.model_type`.
-        inputs: What its programs take, in order.
-        heads: Task name to the name of the transformers class that has the head.
-        position_offset: Positions that the embedding table keeps for padding (0 for BERT).
-        attention: transformers' attention that programs are traced with: its fused one, where the model has it.
-    """
-
-    model_type: str
-    inputs: tuple[str, ...]
-    heads: Mapping[str, str]
-    position_offset: int = 0
-    attention: Literal["sdpa", "eager"] = "sdpa"
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    row.model_type: row
-    for row in (
-        Architecture(
-            "bert",
-            ("input_ids", "attention_mask", "token_type_ids"),
-            {
-                "feature-extraction": "BertModel",
-                "fill-mask": "BertForMaskedLM",
-                "text-classification": "BertForSequenceClassification",
-                "token-classification": "BertForTokenClassification",
-                "question-answering": "BertForQuestionAnswering",
-                "multiple-choice": "BertForMultipleChoice",
-                "next-sentence-prediction": "BertForNextSentencePrediction",
-                "pre-training": "BertForPreTraining",
-                "text-generation": "BertLMHeadModel",
-            },
+        _task(
+            "replaced-token-detection",
+            "ElectraForPreTrainingOutput",
+            Output("logits", ("batch", "sequence"), "sign"),
         ),
-        Architecture(
-            "megatron-bert",
-            ("input_ids", "attention_mask", "token_type_ids"),
-            {
-                "feature-extraction": "MegatronBertModel",
-                "fill-mask": "MegatronBertForMaskedLM",
-                "text-classification": "MegatronBertForSequenceClassification",
-                "token-classification": "MegatronBertForTokenClassification",
-                "question-answering": "MegatronBertForQuestionAnswering",
-                "multiple-choice": "MegatronBertForMultipleChoice",
-                "next-sentence-prediction": "MegatronBertForNextSentencePrediction",
-                "pre-training": "MegatronBertForPreTraining",
-                "text-generation": "MegatronBertForCausalLM",
-            },
-            attention="eager",
+        Task(
+            "sentence-embedding",
+            (
+                Output("token_embeddings", ("batch", "sequence", "hidden"), "embedding"),
+                Output("sentence_embedding", ("batch", "embedding"), "embedding"),
+            ),
+            "SentenceEmbeddingOutput",
+            trunk="feature-extraction",
         ),
     )
 }
+
+FORMS: Mapping[str, Task] = {
+    "hidden-states": _task("feature-extraction", "BaseModelOutput", _HIDDEN),
+    "sentence-order": _task(
+        "pre-training",
+        "AlbertForPreTrainingOutput",
+        _MASKED,
+        Output("sop_logits", ("batch", "relation"), "argmax"),
+    ),
+}
+"""What heads give that are of a task, but not like BERT's."""
+
+ARCHITECTURES: Mapping[str, Architecture] = {row.model_type: row for row in ROWS}
 
 
 def find_task(name: str) -> Task:
@@ -171,7 +155,7 @@ def find_architecture(model_type: str) -> Architecture:
         UnsupportedModelError: there is none.
     """
     if model_type not in ARCHITECTURES:
-        raise UnsupportedModelError(model_type, sorted(ARCHITECTURES))
+        raise UnsupportedModelError(model_type, sorted(ARCHITECTURES), REFUSED.get(model_type, ""))
     return ARCHITECTURES[model_type]
 
 
@@ -181,9 +165,20 @@ def find_head(architecture: Architecture, task: str) -> str:
     Raises:
         UnsupportedHeadError: the architecture has no such head.
     """
-    if task not in architecture.heads:
+    held = TASKS[task].trunk or task if task in TASKS else task
+    if held not in architecture.heads:
         raise UnsupportedHeadError(task, architecture.model_type, sorted(architecture.heads))
-    return architecture.heads[task]
+    return architecture.heads[held]
+
+
+def find_form(architecture: Architecture, task: str) -> Task:
+    """The task as the architecture's head has it: its own outputs, where they aren't BERT's.
+
+    Raises:
+        UnknownTaskError: there is no such task.
+    """
+    form = architecture.forms.get(task)
+    return FORMS[form] if form else find_task(task)
 
 
 def infer_task(architecture: Architecture, class_names: Sequence[str]) -> str:
@@ -191,9 +186,12 @@ def infer_task(architecture: Architecture, class_names: Sequence[str]) -> str:
 
     Raises:
         TaskNotInferableError: it knows none of them.
+        UnsupportedFeatureError: one of them is a head that can't be exported.
     """
     tasks = {head: task for task, head in architecture.heads.items()}
     for name in class_names:
+        if name in architecture.refused:
+            raise UnsupportedFeatureError("architectures", name, architecture.refused[name])
         if name in tasks:
             return tasks[name]
     raise TaskNotInferableError(class_names, sorted(architecture.heads))

@@ -26,6 +26,8 @@ _EXAMPLES: Final[Mapping[str, object]] = {
     "next-sentence-prediction": {"text": "It rains.", "text_pair": "We stay at home."},
     "pre-training": {"text": "It [MASK].", "text_pair": "We stay at home."},
     "text-generation": {"text": "The capital of France is"},
+    "replaced-token-detection": {"text": "The chef ate the meal."},
+    "sentence-embedding": {"text": "A man is playing a guitar."},
 }
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from neuronbert.architectures import TASKS, Architecture, find_architecture, infer_task
+from neuronbert.architectures import TASKS, find_architecture, find_task, infer_task
 from neuronbert.errors import (
     CheckpointCorruptError,
     MissingFileError,
@@ -28,6 +28,8 @@ from neuronbert.manifest import InputSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from neuronbert.families import Architecture, Leak
+    from neuronbert.sentences import Module
     from neuronbert.shapes import StaticShape
 
 CONFIG: Final = "config.json"
@@ -45,8 +47,18 @@ TOKENIZER_FILES: Final = (
     "spiece.model",
     "tokenizer.model",
 )
-DOWNLOADED: Final = (CONFIG, "*.safetensors", INDEX, *TOKENIZER_FILES)
+DOWNLOADED: Final = (
+    CONFIG,
+    "*.safetensors",
+    INDEX,
+    *TOKENIZER_FILES,
+    "modules.json",
+    "*/config.json",
+    "*sentence*.json",
+)
 """What is fetched of a repository on the Hub."""
+_DEFAULTS: Final = {"attention_mask": 1, "token_type_ids": 0, "call_mask": 1}
+"""What fills an input that the caller leaves out."""
 _MAX_LAYERS: Final = 1000
 """More is no encoder; building it would take hours before its weights are found to be missing."""
 _PICKLED: Final = (
@@ -66,12 +78,14 @@ class Checkpoint:
         config: config.json as it is.
         architecture: The row of the table for its model type.
         weight_files: The safetensors files, in order.
+        modules: What a sentence-transformers folder runs after its encoder, if that is what is exported.
     """
 
     path: Path
     config: dict[str, Any]
     architecture: Architecture
     weight_files: tuple[Path, ...]
+    modules: tuple[Module, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -87,25 +101,21 @@ class Checkpoint:
         folder = Path(path)
         config = read_config(folder)
         architecture = find_architecture(config["model_type"])
-        position_type = config.get("position_embedding_type", "absolute")
-        if position_type not in (None, "absolute"):
-            reason = "transformers 5 ignores it and would answer wrongly; only absolute positions are exported"
-            raise UnsupportedFeatureError("position_embedding_type", position_type, reason)
-        if config.get("chunk_size_feed_forward"):
-            reason = "it works only for lengths that are a multiple of it"
-            raise UnsupportedFeatureError("chunk_size_feed_forward", config["chunk_size_feed_forward"], reason)
-        layers = config.get("num_hidden_layers")
+        checkpoint = cls(folder, config, architecture, ())
+        checkpoint.check_settings()
+        layers = checkpoint._setting("num_hidden_layers")
         if isinstance(layers, int) and layers > _MAX_LAYERS:
             raise CheckpointCorruptError(folder / CONFIG, f"num_hidden_layers is {layers}, more than {_MAX_LAYERS}")
         files = _weight_files(folder)
         for file in files:
             _check_weights(file)
-        return cls(folder, config, architecture, files)
+        return replace(checkpoint, weight_files=files)
 
     @property
     def max_sequence_length(self) -> int:
         """The longest row that the position table has entries for."""
-        return self._size("max_position_embeddings") - self.architecture.position_offset
+        offset = self.architecture.position_offset
+        return self._size("max_position_embeddings") - (self.pad_token_id + 1 if offset == "pad" else offset)
 
     @property
     def vocabulary(self) -> int:
@@ -115,12 +125,18 @@ class Checkpoint:
     @property
     def token_types(self) -> int:
         """The number of segment ids."""
-        return self._size("type_vocab_size")
+        return self._size("type_vocab_size", least=0 if "token_type_ids" in self.architecture.least else 1)
+
+    @property
+    def languages(self) -> int:
+        """The number of languages that a token can be of; 1 if the model doesn't tell them apart."""
+        return self._size("n_langs") if self.config.get("use_lang_emb", True) and "n_langs" in self.config else 1
 
     @property
     def pad_token_id(self) -> int:
         """The id that fills a row up."""
-        value = self.config.get("pad_token_id")
+        value = self._setting("pad_token_id")
+        value = self.architecture.pad_token_id if value is None else value
         return value if type(value) is int and 0 <= value < self.vocabulary else 0
 
     @property
@@ -129,20 +145,54 @@ class Checkpoint:
         names = self.config.get("architectures")
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
-    def input_specs(self) -> tuple[InputSpec, ...]:
-        """What a program of this model takes, in order."""
-        known = {
-            "input_ids": InputSpec(name="input_ids", maximum=self.vocabulary - 1, padding=self.pad_token_id),
-            "attention_mask": InputSpec(name="attention_mask", maximum=1, default=1),
-            "token_type_ids": InputSpec(name="token_type_ids", maximum=self.token_types - 1, default=0),
-        }
-        return tuple(known[name] for name in self.architecture.inputs)
+    def leaks(self, task: str) -> tuple[Leak, ...]:
+        """Where the loader's padding would reach what a task's head gives."""
+        held = find_task(task).trunk or task
+        return tuple(
+            leak
+            for leak in self.architecture.leaks
+            if held in (leak.tasks or (held,))
+            and (leak.side != "summary" or self.config.get("summary_type", leak.usual) != "first")
+        )
+
+    def input_specs(self, task: str) -> tuple[InputSpec, ...]:
+        """What a program of a task's head takes, in order."""
+        least = self.architecture.least
+        counts = {"input_ids": self.vocabulary, "attention_mask": 2, "call_mask": 2}
+        if "token_type_ids" in self.architecture.inputs:
+            counts["token_type_ids"] = self.token_types
+        if "langs" in self.architecture.inputs:
+            counts["langs"] = self.languages
+        return tuple(
+            InputSpec(
+                name=name,
+                maximum=counts[name] - 1,
+                default=_DEFAULTS.get(name),
+                padding=self.pad_token_id if name == "input_ids" else 0,
+            )
+            for name in (*self.architecture.inputs, *(("call_mask",) if self.leaks(task) else ()))
+            if counts[name] >= least.get(name, 1)
+        )
 
     def sizes(self) -> dict[str, int]:
         """The sizes of the dimensions that are the model's own, by meaning."""
         labels = self.config.get("id2label")
         count = len(labels) if isinstance(labels, dict) else 2
         return {"hidden": self._size("hidden_size"), "vocabulary": self.vocabulary, "labels": count, "relation": 2}
+
+    def check_settings(self, task: str = "") -> None:
+        """Refuse settings that a program would silently leave out, or get wrong.
+
+        Args:
+            task: For a task's head; by default for whatever is exported.
+
+        Raises:
+            UnsupportedFeatureError: it says which, and why.
+        """
+        for rule in self.architecture.only:
+            value = self.config.get(rule.setting, rule.values[0])
+            if (task in rule.tasks if rule.tasks else not task) and value not in rule.values:
+                raise UnsupportedFeatureError(rule.setting, value, rule.reason)
 
     def check_shapes(self, shapes: Iterable[StaticShape]) -> None:
         """Refuse shapes that the model has no positions for.
@@ -178,10 +228,15 @@ class Checkpoint:
             if path.is_file():
                 (folder / name).write_bytes(_read(path))
 
-    def _size(self, key: str) -> int:
-        value = self.config.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problem = f"{key} is {value!r}, not a whole number of 1 or more"
+    def _setting(self, key: str) -> Any:
+        # transformers reads both names, and writes its own.
+        own = self.architecture.names.get(key, key)
+        return self.config.get(own, self.config.get(key))
+
+    def _size(self, key: str, least: int = 1) -> int:
+        value = self._setting(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            problem = f"{key} is {value!r}, not a whole number of {least} or more"
             raise CheckpointCorruptError(self.path / CONFIG, problem)
         return value
 
@@ -220,19 +275,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise MissingFileError(path)
-    config = _read_json(path)
+    config: dict[str, Any] = read_json(path)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointCorruptError(path, "it names no model_type")
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, kind: type[Any] = dict) -> Any:
+    """The JSON object in a file, or the array.
+
+    Raises:
+        CheckpointCorruptError: it is something else.
+    """
     try:
         value = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointCorruptError(path, "it is not JSON") from error
-    if not isinstance(value, dict):
-        raise CheckpointCorruptError(path, "it is not a JSON object")
+    if not isinstance(value, kind):
+        raise CheckpointCorruptError(path, f"it is not a JSON {'object' if kind is dict else 'array'}")
     return value
 
 
@@ -256,7 +316,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(folder: Path) -> tuple[Path, ...]:
     index = folder / INDEX
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointCorruptError(index, "it has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})

@@ -121,6 +121,10 @@ def size(reference: Tensor, mask: Tensor | None = None) -> float:
 
 
 def _agreement(output: Tensor, reference: Tensor, mask: Tensor | None, spec: OutputSpec, limits: Tolerance) -> float:
+    if spec.answer == "sign":
+        ours, theirs = _real(output, mask).double(), _real(reference, mask).double()
+        near = theirs.abs() <= limits.logit_error * max(limits.scale, size(reference, mask))
+        return float(((ours > 0) == (theirs > 0)).logical_or(near).float().mean())
     if spec.answer == "span" and mask is not None:
         # The answer is a place among the real tokens of a row.
         hidden = torch.finfo(torch.float32).min

@@ -60,6 +60,11 @@ def embed(call: Call, outputs: Mapping[str, Tensor]) -> Tensor:
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
 
 
+def decode_sentence(_call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
+    """The vectors that the program gives itself."""
+    return [{"embedding": vector.tolist()} for vector in outputs["sentence_embedding"]]
+
+
 def decode_embedding(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     """The mean of the real tokens' last hidden states."""
     return [{"embedding": vector.tolist()} for vector in embed(call, outputs)]
@@ -213,16 +218,37 @@ def _next(logits: Tensor) -> list[Reply]:
     return [{"is_next": bool(row[0] >= row[1]), "score": float(row[0])} for row in torch.softmax(logits, dim=-1)]
 
 
+def _order(logits: Tensor) -> list[Reply]:
+    # ALBERT's first label means that both texts stand in their own order.
+    return [{"in_order": bool(row[0] >= row[1]), "score": float(row[0])} for row in torch.softmax(logits, dim=-1)]
+
+
 def decode_next(_call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     """Whether the second text follows the first."""
     return _next(outputs["logits"])
 
 
 def decode_pre_training(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
-    """Both: the masks' tokens, and whether the second text follows."""
+    """Both: the masks' tokens, and whether the second text follows, or for ALBERT which text comes first."""
     masks = _decode_masks(call, outputs["prediction_logits"])
-    follows = _next(outputs["seq_relationship_logits"])
+    order = outputs.get("sop_logits")
+    follows = _next(outputs["seq_relationship_logits"]) if order is None else _order(order)
     return [{**answer, "masks": found} for answer, found in zip(follows, masks, strict=True)]
+
+
+def decode_replaced(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
+    """The tokens that don't belong into their text, by ELECTRA's discriminator."""
+    answers = []
+    for index, row in enumerate(call.rows):
+        places = zip(call.encoding["offset_mapping"][index].tolist(), outputs["logits"][index].tolist(), strict=True)
+        found = [(start, end, score) for (start, end), score in places if end > start and score > 0]
+        answers.append({"replaced": [_span(str(row["text"]), *token) for token in found]})
+    return answers
+
+
+def _span(text: str, start: int, end: int, logit: float) -> Reply:
+    score = float(torch.sigmoid(torch.tensor(logit)))
+    return {"text": text[start:end], "start": start, "end": end, "score": score}
 
 
 def decode_generation(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:

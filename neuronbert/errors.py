@@ -88,8 +88,9 @@ class TaskNotInferableError(UsageError):
 class UnsupportedModelError(UsageError):
     """A model type that isn't in the architecture table."""
 
-    def __init__(self, model_type: str, supported: Sequence[str]) -> None:
-        super().__init__(f"Models of type {model_type!r} are not supported. Supported: {_listed(supported)}.")
+    def __init__(self, model_type: str, supported: Sequence[str], reason: str = "") -> None:
+        why = f": {reason}" if reason else ""
+        super().__init__(f"Models of type {model_type!r} are not supported{why}. Supported: {_listed(supported)}.")
 
 
 class UnsupportedHeadError(UsageError):

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuronbert import card, foreign, sources
+from neuronbert import card, foreign, sentences, sources
 from neuronbert._version import __version__
 from neuronbert.architectures import find_head
 from neuronbert.artifact import CARD, Artifact, describe, seal, staged
@@ -80,6 +80,7 @@ def export(
     found = sources.opened(spec.model, revision=spec.revision, token=token, progress=progress)
     with staged(output, overwrite=overwrite) as folder, found as (resolved, checkpoint):
         task = canonical_task(spec.task, checkpoint)
+        checkpoint = sentences.with_modules(checkpoint, task)
         spec = replace(spec, task=task, target=target)
         _check(spec, checkpoint, task, folder)
         make = partial(_build, spec, checkpoint, backend, folder, progress)
@@ -139,6 +140,7 @@ def _build(
 def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) -> None:
     # Whatever can be refused is refused before the weights are read.
     find_head(checkpoint.architecture, task)
+    checkpoint.check_settings(task)
     checkpoint.check_shapes(spec.shapes)
     check_choices(spec.shapes, needed=task == "multiple-choice")
     free = shutil.disk_usage(folder).free

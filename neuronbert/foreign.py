@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from neuronbert import sdk
-from neuronbert.architectures import find_architecture, find_head, find_task, infer_task
+from neuronbert.architectures import find_architecture, find_form, find_head, infer_task
 from neuronbert.checkpoint import CONFIG, Checkpoint, read_config
 from neuronbert.errors import ForeignArtifactError, TaskNotInferableError, first_line
 from neuronbert.manifest import CompilerInfo, Dim, InputSpec, Manifest, OutputSpec, ProgramSpec, Source
@@ -155,7 +155,7 @@ def _manifest(checkpoint: Checkpoint, said: _Section, task: str, file: str) -> M
         model_type=checkpoint.architecture.model_type,
         target=target,
         backend=backend,
-        inputs=_inputs(checkpoint, said),
+        inputs=_inputs(checkpoint, said, task),
         outputs=_outputs(checkpoint, said, task),
         programs=(program,),
         dynamic_batch=said.dynamic_batch_size,
@@ -202,8 +202,8 @@ def _task(checkpoint: Checkpoint, said: _Section) -> str:
     return named
 
 
-def _inputs(checkpoint: Checkpoint, said: _Section) -> tuple[InputSpec, ...]:
-    known = {spec.name: spec for spec in checkpoint.input_specs()}
+def _inputs(checkpoint: Checkpoint, said: _Section, task: str) -> tuple[InputSpec, ...]:
+    known = {spec.name: spec for spec in checkpoint.input_specs(task) if spec.name != "call_mask"}
     names = said.input_names or list(known)
     if sorted(names) != sorted(known):
         raise ForeignArtifactError(
@@ -213,7 +213,7 @@ def _inputs(checkpoint: Checkpoint, said: _Section) -> tuple[InputSpec, ...]:
 
 
 def _outputs(checkpoint: Checkpoint, said: _Section, task: str) -> tuple[OutputSpec, ...]:
-    known = {output.name: output for output in find_task(task).outputs}
+    known = {output.name: output for output in find_form(checkpoint.architecture, task).outputs}
     names = said.output_names or list(known)
     if not set(names) <= set(known):
         raise ForeignArtifactError(

@@ -73,6 +73,18 @@ class NeuronModelForCausalLM(NeuronTracedModel):
     task = "text-generation"
 
 
+class NeuronModelForReplacedTokenDetection(NeuronTracedModel):
+    """ELECTRA's discriminator: logits (batch, sequence); above 0 for a token that doesn't belong there."""
+
+    task = "replaced-token-detection"
+
+
+class NeuronSentenceTransformers(NeuronTracedModel):
+    """A sentence-transformers model: token_embeddings (batch, sequence, hidden), sentence_embedding (batch, size)."""
+
+    task = "sentence-embedding"
+
+
 class NeuronBertModel(NeuronModelForFeatureExtraction):
     """BERT's hidden states: last_hidden_state (batch, sequence, hidden) and pooler_output (batch, hidden)."""
 

@@ -57,6 +57,7 @@ def validation_batches(
     Yields:
         Full rows; short rows, padded by the loader; a single short row; rows of mixed length with a mask; the texts.
     """
+    specs = [spec for spec in specs if spec.name != "call_mask"]  # the loader's own, to tell its padding by
     generator = torch.Generator().manual_seed(seed)
     dims, length = shape.dims, shape.sequence_length
     short = max(1, length // 3)
@@ -70,7 +71,7 @@ def validation_batches(
     mask = (torch.arange(length) < lengths).long()
     yield Batch("mixed", _masked(mixed, specs, mask))
     if texts is not None:
-        yield Batch("text", texts)
+        yield Batch("text", texts | _needed(specs, texts))
 
 
 def _random(
@@ -78,7 +79,7 @@ def _random(
 ) -> dict[str, Tensor]:
     inputs = {}
     for spec in specs:
-        if spec.name == "attention_mask":
+        if spec.name in ("attention_mask", "call_mask"):
             inputs[spec.name] = torch.ones(dims, dtype=torch.int64)
         elif spec.name == "token_type_ids":
             # A first and a second segment, as a pair of texts has them.
@@ -87,6 +88,12 @@ def _random(
         else:
             inputs[spec.name] = torch.randint(0, spec.maximum + 1, dims, generator=generator)
     return inputs
+
+
+def _needed(specs: Sequence[InputSpec], texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    # What a tokenizer doesn't give and a call can't do without: a language, say.
+    missing = [spec.name for spec in specs if spec.default is None and spec.name not in texts]
+    return {name: torch.zeros_like(texts["input_ids"]) for name in missing}
 
 
 def _masked(inputs: dict[str, Tensor], specs: Sequence[InputSpec], mask: Tensor) -> dict[str, Tensor]:

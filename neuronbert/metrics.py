@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from neuronbert.decoding import Row
+    from neuronbert.decoding import Call, Row
     from neuronbert.manifest import Manifest
 
     Runner = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -63,6 +63,15 @@ class _Entities(_Labelled):
     entities: list[_Entity]
 
 
+class _Span(_Labelled):
+    start: int
+    end: int
+
+
+class _Replaced(_Labelled):
+    replaced: list[_Span]
+
+
 class _Answers(_Labelled):
     answers: Annotated[list[str], Field(min_length=1)]
 
@@ -77,7 +86,16 @@ _LABELLED: Final[Mapping[str, type[_Labelled]]] = {
     "next-sentence-prediction": _Relation,
     "pre-training": _Relation,
     "text-generation": _Token,
+    "replaced-token-detection": _Replaced,
+    "sentence-embedding": _Score,
 }
+
+
+_EMBEDDINGS: Final[Mapping[str, Callable[[Call, Mapping[str, Tensor]], Tensor]]] = {
+    "feature-extraction": decoding.embed,
+    "sentence-embedding": lambda _, outputs: outputs["sentence_embedding"],
+}
+"""The tasks that answer with a vector, and how it is had."""
 
 
 def read(path: Path, manifest: Manifest, config: Mapping[str, Any]) -> tuple[Row, ...]:
@@ -149,29 +167,31 @@ def _answer(
     options = {**answers.settings(config), "max_length": length, "top_k": 1}
     answered = []
     for row in labelled:  # one by one: rows of a file may differ in choices, pairs and length
-        if manifest.task == "feature-extraction":
-            answered.append((row, {"similarity": _similarity(row, tokenizer, run, length)}))
+        if manifest.task in _EMBEDDINGS:
+            answered.append((row, {"similarity": _similarity(manifest.task, row, tokenizer, run, length)}))
             continue
         call = answers.encode(manifest.task, tokenizer, [row], **options)
         answered.append((row, answers.READERS[manifest.task].decode(call, run(call.inputs))[0]))
     return answered
 
 
-def _similarity(row: Row, tokenizer: Any, run: Runner, length: int) -> float:
+def _similarity(task: str, row: Row, tokenizer: Any, run: Runner, length: int) -> float:
     vectors = []
     for text in (row["text"], row["text_pair"]):
-        call = answers.encode("feature-extraction", tokenizer, [{"text": text}], max_length=length)
-        vectors.append(decoding.embed(call, run(call.inputs))[0])
+        call = answers.encode(task, tokenizer, [{"text": text}], max_length=length)
+        vectors.append(_EMBEDDINGS[task](call, run(call.inputs))[0])
     return float(torch.cosine_similarity(vectors[0], vectors[1], dim=0))
 
 
 def _score(task: str, answered: list[tuple[Row, dict[str, Any]]]) -> dict[str, float]:
-    if task == "feature-extraction":
+    if task in _EMBEDDINGS:
         return _rank([(float(row["score"]), answer["similarity"]) for row, answer in answered])
     if task == "question-answering":
         return _squad(answered)
     if task == "token-classification":
-        return _entity_f1(answered)
+        return _f1(answered, "entities", ("start", "end", "label"))
+    if task == "replaced-token-detection":
+        return _f1(answered, "replaced", ("start", "end"))
     if task == "text-classification" and "label" not in answered[0][1]:  # a regression head
         return _rank([(float(row["label"]), answer["score"]) for row, answer in answered])
     right = [_is_right(task, row["label"], answer) for row, answer in answered]
@@ -186,7 +206,9 @@ def _is_right(task: str, label: object, answer: Mapping[str, Any]) -> bool:
     if task == "multiple-choice":
         return bool(answer["choice"] == label)
     if task in ("next-sentence-prediction", "pre-training"):
-        return bool(answer["is_next"]) == (label == 0)  # transformers' labels: 0 if the second text follows
+        return bool(answer.get("is_next", answer.get("in_order"))) == (
+            label == 0
+        )  # transformers' labels: 0 if the second text follows
     return bool(answer["label"] == label)
 
 
@@ -214,12 +236,11 @@ def _squad(answered: list[tuple[Row, dict[str, Any]]]) -> dict[str, float]:
     return {"exact_match": float(scores["exact_match"]) / 100, "f1": float(scores["f1"]) / 100}
 
 
-def _entity_f1(answered: list[tuple[Row, dict[str, Any]]]) -> dict[str, float]:
+def _f1(answered: list[tuple[Row, dict[str, Any]]], what: str, fields: tuple[str, ...]) -> dict[str, float]:
     # An entity counts if its place and its label are right: the union of both sides is scored as right or wrong.
     true_positive = predicted = expected = 0
     for row, answer in answered:
-        theirs = {(entity["start"], entity["end"], entity["label"]) for entity in row["entities"]}
-        ours = {(entity["start"], entity["end"], entity["label"]) for entity in answer["entities"]}
+        theirs, ours = ({tuple(found[name] for name in fields) for found in side[what]} for side in (row, answer))
         true_positive += len(theirs & ours)
         predicted += len(ours)
         expected += len(theirs)

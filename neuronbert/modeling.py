@@ -16,21 +16,21 @@ import transformers
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from neuronbert.architectures import find_head, find_task
+from neuronbert import sentences
+from neuronbert.adapters import CallMask, tell_lengths
+from neuronbert.architectures import find_form, find_head, find_task
 from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, first_line
 from neuronbert.manifest import OutputSpec
+from neuronbert.pooling import SentenceEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from neuronbert.checkpoint import Checkpoint
+    from neuronbert.families import Architecture
     from neuronbert.manifest import InputSpec
 
 logger = logging.getLogger("neuronbert")
-
-
-_LAYERS: Final = "encoder.layer."
-"""What the names of an encoder's layers have in common: one that is left over is a layer that would be left out."""
 
 
 WRAPPED: Final = "model"
@@ -44,19 +44,26 @@ class EncoderHead(nn.Module):
         model: A transformers model in eval mode.
         inputs: The names of its inputs, in order.
         outputs: The names of its outputs, in order.
+        columns: What keeps the loader's padding out of it.
     """
 
-    def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str], columns: CallMask) -> None:
         super().__init__()
         self.model = model
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
+        self._columns = columns
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The outputs, in order, for the inputs, in order."""
         given = dict(zip(self._inputs, tensors, strict=True))
-        result = self.model(**given, return_dict=True)
+        with self._columns.held(given.pop("call_mask", None)):
+            result = self.model(**given, return_dict=True)
         return tuple(result[name] for name in self._outputs)
+
+    def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> EncoderHead:
+        """The same model with fewer inputs or outputs, or in another order."""
+        return EncoderHead(self.model, inputs, outputs, self._columns).eval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +102,22 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
     Raises:
         UnsupportedHeadError: the architecture has no such head.
         HeadWeightsMissingError: the checkpoint has no weights for it.
+        UnsupportedFeatureError: the modules that follow the encoder can't be exported.
         CheckpointCorruptError: the config or the weights don't make a model.
     """
-    class_name = find_head(checkpoint.architecture, task)
-    outputs = find_task(task).outputs
+    checkpoint = sentences.with_modules(checkpoint, task)
+    architecture = checkpoint.architecture
+    class_name = find_head(architecture, task)
+    outputs = find_form(architecture, task).outputs
     model, missing = _load_model(checkpoint, class_name)
-    notes: list[str] = []
-    for part in {output.needs for output in outputs if output.needs}:
-        own = {name for name in model.state_dict() if name.startswith(f"{part}.")}
-        if own and own <= set(missing):
-            # Encoders are often saved without their pooler: such a program has no pooled output.
+    notes = list(sentences.notes(checkpoint))
+    for part in _missing_parts(architecture, task, model, missing):
+        # Encoders are often saved without their pooler: such a program has no pooled output.
+        missing = tuple(name for name in missing if not name.startswith(f"{part}."))
+        if any(output.needs == part for output in outputs):
             outputs = tuple(output for output in outputs if output.needs != part)
             notes.append(f"the checkpoint has no {part}, so the program goes without its output")
-            missing = tuple(name for name in missing if name not in own)
-    trunk = [name for name in missing if _LAYERS in name or "embeddings." in name]
+    trunk = [name for name in missing if _is_layer(architecture, name) or "embeddings." in name]
     if trunk:
         raise CheckpointCorruptError(checkpoint.path, f"its weights lack {trunk[0]}, which is not of a head")
     if missing and not allow_random_weights:
@@ -122,24 +131,47 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
         "vocabulary": model.config.vocab_size,
         "labels": model.config.num_labels,
         "relation": 2,
+        "embedding": sentences.width(checkpoint.modules, model.config.hidden_size),
     }
+    inputs = checkpoint.input_specs(task)
     return LoadedHead(
-        head=EncoderHead(model, checkpoint.architecture.inputs, [o.name for o in outputs]).eval(),
+        head=_adapted(checkpoint, task, model, [o.name for o in outputs]),
         task=task,
-        model_type=checkpoint.architecture.model_type,
+        model_type=architecture.model_type,
         class_name=class_name,
-        inputs=checkpoint.input_specs(),
+        inputs=inputs,
         outputs=tuple(OutputSpec.of(output, sizes) for output in outputs),
         random_weights=missing,
         notes=tuple(notes),
     )
 
 
+def _missing_parts(architecture: Architecture, task: str, model: nn.Module, missing: Iterable[str]) -> list[str]:
+    """The parts that an output alone needs, of which the checkpoint has nothing."""
+    needed = {output.needs for output in find_form(architecture, find_task(task).trunk or task).outputs}
+    lacking = []
+    for part in needed - {""}:
+        own = {name for name in model.state_dict() if name.startswith(f"{part}.")}
+        if own and own <= set(missing):
+            lacking.append(part)
+    return lacking
+
+
+def _adapted(checkpoint: Checkpoint, task: str, model: nn.Module, outputs: Sequence[str]) -> EncoderHead:
+    columns = CallMask()
+    columns.attach(model, checkpoint.leaks(task))
+    if checkpoint.architecture.lengths:
+        tell_lengths(model)
+    if checkpoint.modules:
+        model = SentenceEncoder(model, checkpoint.modules)
+    inputs = [spec.name for spec in checkpoint.input_specs(task)]
+    return EncoderHead(model, inputs, outputs, columns).eval()
+
+
 def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str, ...]]:
     model_class = getattr(transformers, class_name)
     settings = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
-    config = {
-        "use_cache": False,
+    options = {
         "attn_implementation": checkpoint.architecture.attention,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
@@ -147,10 +179,12 @@ def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model, info = model_class.from_pretrained(checkpoint.path, **settings, **config)
+            config = model_class.config_class.from_pretrained(checkpoint.path, local_files_only=True)
+            config.use_cache = False  # not as an option: a class that has no cache takes none
+            model, info = model_class.from_pretrained(checkpoint.path, config=config, **settings, **options)
     except Exception as error:
         raise CheckpointCorruptError(checkpoint.path, f"it makes no {class_name} ({first_line(error)})") from error
-    beyond = [key for key in info["unexpected_keys"] if _LAYERS in key]
+    beyond = [key for key in info["unexpected_keys"] if _is_layer(checkpoint.architecture, key)]
     if beyond:
         raise CheckpointCorruptError(checkpoint.path, f"its config has no place for {sorted(beyond)[0]}")
     if info.get("mismatched_keys"):
@@ -159,7 +193,13 @@ def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str
     for module in model.modules():
         if isinstance(module, transformers.PreTrainedModel):
             module.loss_function = None  # a program has no loss; transformers warns each time it looks for one
-    return model.eval(), tuple(sorted(info["missing_keys"]))
+    missing = (key for key in info["missing_keys"] if not key.startswith(checkpoint.architecture.idle))
+    return model.eval(), tuple(sorted(missing))
+
+
+def _is_layer(architecture: Architecture, name: str) -> bool:
+    # One that the checkpoint has and the config doesn't is a layer that would be left out.
+    return any(part in name for part in architecture.layers)
 
 
 @contextmanager

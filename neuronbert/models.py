@@ -10,16 +10,20 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from optimum.modeling_base import OptimizedModel
 from transformers import CONFIG_MAPPING
 from transformers import modeling_outputs as output_classes
+from transformers.models.albert import modeling_albert
 from transformers.models.bert import modeling_bert
+from transformers.models.electra import modeling_electra
+from transformers.utils import ModelOutput
 
 from neuronbert import hub, sources
-from neuronbert.architectures import find_task
+from neuronbert.architectures import find_architecture, find_form
 from neuronbert.artifact import MANIFEST, Artifact, staged
 from neuronbert.backends import registry
 from neuronbert.backends.base import ANYWHERE
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from transformers import PretrainedConfig
-    from transformers.utils import ModelOutput
 
     from neuronbert.backends.base import Placement
     from neuronbert.manifest import Manifest
@@ -56,6 +59,21 @@ _SYNONYMS: Final = {
     "inline_weights_to_neff": "inline_weights",
 }
 """optimum-neuron's names for options of ours."""
+_OUTPUT_CLASSES: Final = (output_classes, modeling_bert, modeling_albert, modeling_electra)
+"""Where transformers defines the classes of what a call returns."""
+
+
+@dataclass
+class SentenceEmbeddingOutput(ModelOutput):  # type: ignore[misc]  # transformers is untyped
+    """What a sentence-transformers model gives.
+
+    Attributes:
+        token_embeddings: (batch, sequence, hidden).
+        sentence_embedding: (batch, embedding).
+    """
+
+    token_embeddings: Tensor | None = None
+    sentence_embedding: Tensor | None = None
 
 
 class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is untyped
@@ -78,8 +96,10 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
     def __init__(self, session: Session) -> None:
         super().__init__(session, _config(session))
         self.session = session
-        name = find_task(session.manifest.task).output_class
-        self._output_class = getattr(output_classes, name, None) or getattr(modeling_bert, name)
+        manifest = session.manifest
+        self._output_class = _output_class(
+            find_form(find_architecture(manifest.model_type), manifest.task).output_class
+        )
 
     @classmethod
     def from_pretrained(
@@ -262,6 +282,13 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
 
     # OptimizedModel asks its subclasses for these; saving here copies the artifact as it is.
     _save_pretrained = save_pretrained
+
+
+def _output_class(name: str) -> type[ModelOutput]:
+    if name == SentenceEmbeddingOutput.__name__:  # the only one that isn't transformers'
+        return SentenceEmbeddingOutput
+    found: type[ModelOutput] = next(vars(place)[name] for place in _OUTPUT_CLASSES if name in vars(place))
+    return found
 
 
 def _config(session: Session) -> PretrainedConfig:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from neuronbert import card, compare, inputs, metrics, modeling, sources, tokenization
+from neuronbert import card, compare, inputs, metrics, modeling, sentences, sources, tokenization
 from neuronbert._version import __version__
 from neuronbert.artifact import CARD, REPORT, Artifact
 from neuronbert.errors import (
@@ -83,7 +83,8 @@ def validate(
     session = Session.open(path)
     manifest = session.manifest
     progress("loading the reference")
-    with _reference(manifest, model, token, progress) as checkpoint:
+    with _reference(manifest, model, token, progress) as found:
+        checkpoint = sentences.with_modules(found, manifest.task)
         if not session.artifact.foreign and checkpoint.weights_sha256() != manifest.source.weights_sha256:
             problem = f"the weights given are not those it was exported from, sha256 {manifest.source.weights_sha256}"
             report = _report(session, model, problem=problem)
@@ -123,7 +124,7 @@ def _reference(
 def _as_the_program(loaded: LoadedHead, manifest: Manifest) -> EncoderHead:
     # An artifact of optimum-neuron may name fewer outputs, or another order.
     names = [spec.name for spec in manifest.outputs]
-    return modeling.EncoderHead(loaded.head.model, [spec.name for spec in manifest.inputs], names).eval()
+    return loaded.head.renamed([spec.name for spec in manifest.inputs], names)
 
 
 def _checks(session: Session, reference: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:

@@ -28,6 +28,7 @@ import pytest
 from neuronbert import ExportSpec, StaticShape
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+SENTENCE_FILES = ("modules.json", "1_Pooling/config.json")
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
 
 
@@ -58,20 +59,23 @@ def save_tiny(folder: Path, minilm: Path, task: str, **settings: Any) -> Path:
     import torch
     import transformers
 
-    from neuronbert.architectures import ARCHITECTURES
+    from neuronbert.architectures import ARCHITECTURES, find_head
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     positions = {"vocab_size": 30522, "max_position_embeddings": 64}
     # Wider than the usual 0.02, so that logits differ by more than rounding does.
-    config = transformers.BertConfig(**{**sizes, **positions, "initializer_range": 0.2, **settings})
+    settings = {**sizes, **positions, "initializer_range": 0.2, **settings}
+    row = ARCHITECTURES["electra" if task == "replaced-token-detection" else "bert"]
+    config = transformers.AutoConfig.for_model(row.model_type, **settings)
     if task == "token-classification":
         config.id2label = LABELS
         config.label2id = {label: index for index, label in LABELS.items()}
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    model = getattr(transformers, ARCHITECTURES["bert"].heads[task])(config)
+    model = getattr(transformers, find_head(row, task))(config)
     model.save_pretrained(folder)
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, *(SENTENCE_FILES if task == "sentence-embedding" else ())):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(minilm / name, folder / name)
     return folder
 

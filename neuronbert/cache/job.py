@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert import provenance
+from neuronbert import provenance, sentences
 from neuronbert.architectures import find_head
 from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import CheckpointCorruptError
@@ -55,7 +55,9 @@ class Job:
 
     def config(self) -> str:
         """The digest of what matters of config.json."""
-        return digest({name: value for name, value in self.checkpoint.config.items() if name not in _NAMES})
+        named = {name: value for name, value in self.checkpoint.config.items() if name not in _NAMES}
+        modules = [module.described() for module in self.checkpoint.modules]
+        return digest({"config": named, "modules": modules} if modules else named)
 
     def check_unchanged(self, weights: str, build: Build) -> None:
         """Refuse programs of a checkpoint that was replaced while they were made: the key would be that of others.
@@ -63,6 +65,7 @@ class Job:
         Raises:
             CheckpointCorruptError: it was.
         """
-        now = Job(Checkpoint.open(self.checkpoint.path), self.spec, self.backend)
+        opened = sentences.with_modules(Checkpoint.open(self.checkpoint.path), self.spec.task)
+        now = Job(opened, self.spec, self.backend)
         if build.weights_sha256 != weights or now.config() != self.config():
             raise CheckpointCorruptError(self.checkpoint.path, "it was changed while it was exported")

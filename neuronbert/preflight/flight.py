@@ -72,6 +72,7 @@ def check(
     with sources.opened(spec.model, revision=spec.revision, token=token, progress=progress) as (_, checkpoint):
         task = canonical_task(spec.task, checkpoint)
         find_head(checkpoint.architecture, task)
+        checkpoint.check_settings(task)
         check_choices(spec.shapes, needed=task == "multiple-choice")
         progress("loading the weights")
         loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)

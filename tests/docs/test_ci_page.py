@@ -54,7 +54,7 @@ def test_every_key_is_described(part: type[Any]) -> None:
 
 def test_the_matrix_of_this_repository_covers_every_task_on_two_shapes_and_two_targets() -> None:
     cells = matrix.load(ROOT / "configs" / "ci.yaml").cells
-    for task in TASKS:
+    for task in (task for task, row in TASKS.items() if not row.trunk):  # those that a config alone makes
         for target in ("cpu", "inf2"):
             assert len({cell.shape for cell in cells if (cell.task, cell.target) == (task, target)}) >= 2
     assert {cell.auto_cast for cell in cells} == {"matmul-bf16", "all-bf16", "none"}

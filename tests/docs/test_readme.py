@@ -13,6 +13,7 @@ import pytest
 
 import neuronbert
 from neuronbert.architectures import ARCHITECTURES, TASKS
+from scripts import tables
 from tests.support.hub_server import HubServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,12 +53,24 @@ def test_the_commands_run(workplace: Path) -> None:
         )
 
 
-def test_the_table_lists_every_head() -> None:
-    rows = re.findall(r"^\| ([a-z-]+) \| (Neuron\w+) \| (NeuronModel\w+) \| (.*) \|$", README, flags=re.MULTILINE)
-    assert [row[0] for row in rows] == list(ARCHITECTURES["bert"].heads) == list(TASKS)
+def test_the_tables_are_those_of_the_code() -> None:
+    assert tables.updated(README) == README, "make tables"
+    assert re.findall(r"^<!-- table: (\w+) -->$", README, flags=re.MULTILINE) == ["tasks", "families"]
+
+
+def test_the_tables_list_every_head_under_a_class_that_there_is() -> None:
+    rows = re.findall(r"^\| ([a-z-]+) \| (\w*) \| (Neuron\w+) \| (.*) \|$", README, flags=re.MULTILINE)
+    assert [row[0] for row in rows] == list(TASKS)
     for task, own, neutral, outputs in rows:
-        assert getattr(neuronbert, own).task == getattr(neuronbert, neutral).task == task
+        assert getattr(neuronbert, neutral).task == task
+        assert bool(own) == (task in ARCHITECTURES["bert"].heads)
+        assert not own or getattr(neuronbert, own).task == task
         assert outputs.split(", ") == [output.name for output in TASKS[task].outputs]
+    _, *columns = next(re.findall(r"[\w-]+", line) for line in README.splitlines() if line.startswith("| model_type |"))
+    for name, row in ARCHITECTURES.items():
+        (line,) = re.findall(rf"^\| {name} \|(.*)\|$", README, flags=re.MULTILINE)
+        marked = [task for task, cell in zip(columns, line.split("|"), strict=True) if cell.strip() == "yes"]
+        assert set(marked) == set(row.heads)
 
 
 def test_links_lead_to_files() -> None:

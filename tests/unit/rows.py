@@ -18,6 +18,8 @@ ROWS: dict[str, Row] = {
     "next-sentence-prediction": {"text": "First.", "text_pair": "Second."},
     "pre-training": {"text": "First [MASK].", "text_pair": "Second."},
     "text-generation": {"text": "Once upon"},
+    "replaced-token-detection": {"text": "The chef ate the meal."},
+    "sentence-embedding": {"text": "Hello world."},
 }
 
 

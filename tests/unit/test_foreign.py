@@ -211,8 +211,8 @@ def test_a_config_that_cant_be_met_is_refused(tmp_path: Path, change: dict[str, 
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:
-    body = config("0.4.5", "fill-mask", {**CONFIG, "model_type": "convbert"}, model_type="convbert")
-    with pytest.raises(UnsupportedModelError, match="'convbert'"):
+    body = config("0.4.5", "fill-mask", {**CONFIG, "model_type": "phi"}, model_type="phi")
+    with pytest.raises(UnsupportedModelError, match="'phi'"):
         Artifact.open(write(tmp_path / "theirs", body, archive()))
 
 

@@ -98,7 +98,7 @@ def test_texts_come_last_and_as_they_are() -> None:
     texts = {"input_ids": torch.ones(1, 2).long()}
     *_, last = validation_batches(INPUTS, SHAPE, texts)
     assert last.name == "text"
-    assert last.inputs is texts
+    assert last.inputs == texts
 
 
 @pytest.mark.parametrize("measure", [len, lambda text: text.count(" ")], ids=["letters", "words"])
