@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.backends import torchscript
+from neuronbert.backends import packing, torchscript
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.backends.batching import DynamicBatch
@@ -90,7 +90,8 @@ class CpuRuntime:
         for name in manifest.program_files:
             held = [program for program in manifest.programs if program.file == name]
             methods = [program.method for program in held]
-            frozen = _freeze(torchscript.load(folder / name, methods), methods, folder / name)
+            rows = max(program.shape.tokens for program in held)
+            frozen = _freeze(torchscript.load(folder / name, methods), methods, rows, folder / name)
             for program in held:
                 run = CpuProgram(getattr(frozen, program.method), folder / name)
                 programs[program.shape] = DynamicBatch(run, program.batch_size) if manifest.dynamic_batch else run
@@ -120,7 +121,9 @@ class CpuProgram:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run it."""
         try:
-            return self.method(*inputs)
+            # The profiling executor would run the first calls slowly to learn shapes that are static.
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                return self.method(*inputs)
         except RuntimeError as error:
             raise ArtifactCorruptError(self.path, f"can't be run ({torchscript.reason(error)})") from error
 
@@ -135,11 +138,15 @@ def runtime() -> Runtime:
     return CpuRuntime()
 
 
-def _freeze(module: Any, methods: list[str], path: Path) -> Any:
+def _freeze(module: Any, methods: list[str], rows: int, path: Path) -> Any:
     try:
-        return torch.jit.freeze(module, preserved_attrs=[method for method in methods if method != "forward"])
+        packing.round_weights(module, methods)
+        frozen = torch.jit.freeze(module, preserved_attrs=[method for method in methods if method != "forward"])
+        if packing.supported():
+            packing.pack(frozen, methods, rows)
     except RuntimeError as error:  # folding runs some of it
         raise ArtifactCorruptError(path, f"can't be folded ({torchscript.reason(error)})") from error
+    return frozen
 
 
 def _name_methods(shapes: tuple[StaticShape, ...]) -> tuple[ProgramSpec, ...]:
