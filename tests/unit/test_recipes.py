@@ -39,7 +39,7 @@ def test_every_field_is_read_as_an_export_takes_it(recipe: Path) -> None:
 
 def test_a_recipe_has_the_fields_of_a_spec_with_sizes_in_place_of_shapes() -> None:
     fields = {field.name for field in dataclasses.fields(ExportSpec)} - {"shapes"}
-    assert set(Recipe.model_fields) - fields == {"batch_sizes", "sequence_lengths", "num_choices"}
+    assert set(Recipe.model_fields) - fields == {"batch_sizes", "sequence_lengths", "num_choices", "buckets"}
 
 
 def test_what_a_recipe_leaves_out_stays_out(recipe: Path) -> None:
