@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from neuronbert.errors import InvalidOptionError, InvalidShapeError
+from neuronbert.shapes import StaticShape
 
 ArtifactArgument = Annotated[str, typer.Argument(help="An artifact: a local folder or a Hub id.", metavar="ARTIFACT")]
 FolderArgument = Annotated[Path, typer.Argument(help="An artifact's folder.", metavar="ARTIFACT")]
@@ -17,6 +18,17 @@ Token = Annotated[
     typer.Option(help="Token for the Hub; by default the one that is logged in.", envvar="HF_TOKEN"),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+BatchSize = Annotated[
+    str | None, typer.Option(help="Rows of a call. Several, as in 1,8: a program for each.", show_default="1")
+]
+SequenceLength = Annotated[
+    str | None, typer.Option(help="Tokens of a row. Several, as in 32,128: a program for each.", show_default="128")
+]
+NumChoices = Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")]
+Bucket = Annotated[
+    list[str] | None,
+    typer.Option(help="A program's shape, as 8x128, or 8x4x128 with choices; give it once for each.", metavar="SHAPE"),
+]
 
 
 def sizes(name: str, text: str) -> tuple[int, ...]:
@@ -25,6 +37,27 @@ def sizes(name: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidShapeError(name, text, "a whole number, or several joined by commas") from None
+
+
+def shape_options(
+    bucket: list[str] | None, batch_size: str | None, sequence_length: str | None, num_choices: int | None
+) -> dict[str, object]:
+    """What these options say of the shapes, as a recipe would: those that were given."""
+    given: dict[str, object] = {
+        "batch_sizes": None if batch_size is None else sizes("--batch-size", batch_size),
+        "sequence_lengths": None if sequence_length is None else sizes("--sequence-length", sequence_length),
+        "num_choices": num_choices,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if not bucket:
+        return given
+    if given:
+        raise InvalidOptionError("--bucket", bucket[0], "used without " + ", ".join(map(_option, given)))
+    return {"buckets": tuple(StaticShape.parse(text) for text in bucket)}
+
+
+def _option(name: str) -> str:
+    return "--" + name.removesuffix("s").replace("_", "-") if name != "num_choices" else "--num-choices"
 
 
 def words(name: str, text: str) -> tuple[str, ...]:

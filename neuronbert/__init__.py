@@ -13,6 +13,8 @@ from neuronbert._version import __version__
 if TYPE_CHECKING:
     from neuronbert.artifact import Artifact as Artifact
     from neuronbert.backends.base import Placement as Placement
+    from neuronbert.buckets import Buckets as Buckets
+    from neuronbert.buckets import choose_buckets as choose_buckets
     from neuronbert.cache.store import Cache as Cache
     from neuronbert.errors import NeuronBertError as NeuronBertError
     from neuronbert.exporter import export as export
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
         NeuronModelForTokenClassification as NeuronModelForTokenClassification,
     )
     from neuronbert.heads import NeuronSentenceTransformers as NeuronSentenceTransformers
+    from neuronbert.lengths import Lengths as Lengths
+    from neuronbert.lengths import count_lengths as count_lengths
     from neuronbert.megatron.conversion import convert_megatron as convert_megatron
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
     from neuronbert.predictor import Predictor as Predictor
@@ -76,6 +80,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "artifact": ("Artifact",),
     "backends.base": ("Placement",),
+    "buckets": ("Buckets", "choose_buckets"),
     "cache.store": ("Cache",),
     "errors": ("NeuronBertError",),
     "exporter": ("export",),
@@ -111,6 +116,7 @@ _HOMES = {
         "NeuronModelForTokenClassification",
         "NeuronSentenceTransformers",
     ),
+    "lengths": ("Lengths", "count_lengths"),
     "megatron.conversion": ("convert_megatron",),
     "models": ("NeuronTracedModel",),
     "predictor": ("Predictor",),

@@ -4,7 +4,7 @@
     ├── UsageError                     what was asked can't be done as asked            exit code 2
     │   ├── UnknownTaskError, TaskNotInferableError, UnsupportedModelError, UnsupportedHeadError,
     │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, MissingOptionError,
-    │   │   SequenceExceedsPositionsError
+    │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
     │   │   UnrecordedArtifactError
@@ -136,6 +136,21 @@ class SequenceExceedsPositionsError(UsageError):
         super().__init__(
             f"sequence_length is {sequence_length}, but the model has positions for {limit} tokens. "
             f"Use --sequence-length {limit} or less."
+        )
+
+
+class DeviceMemoryError(UsageError):
+    """Programs that don't fit on a core of the target together."""
+
+    def __init__(self, target: str, programs: int, need: int, limit: int, fitting: int) -> None:
+        advice = (
+            f"Each has weights of its own: use at most {fitting} (--sequence-length, --bucket, --max-buckets)"
+            if 0 < fitting < programs
+            else "Use a smaller --batch-size or --sequence-length, or another --target"
+        )
+        super().__init__(
+            f"{programs} programs take at least {need / 2**30:.1f} GiB of a NeuronCore, and {target} has "
+            f"{limit / 2**30:.0f} GiB for one at most. {advice}."
         )
 
 

@@ -27,7 +27,7 @@ from neuronbert.cache.store import Cache
 from neuronbert.checkpoint import CONFIG, canonical_task
 from neuronbert.errors import InvalidOptionError, StorageError
 from neuronbert.manifest import Manifest, Source
-from neuronbert.shapes import check_choices
+from neuronbert.shapes import StaticShape, check_choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from neuronbert.backends.base import Compiler
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.hub import Resolved
+    from neuronbert.modeling import LoadedHead
     from neuronbert.spec import ExportSpec
 
 logger = logging.getLogger("neuronbert")
@@ -117,6 +118,7 @@ def _build(
 
     progress("loading the weights")
     loaded = modeling.load(checkpoint, spec.task, allow_random_weights=spec.allow_random_weights)
+    notes = _check_memory(spec, loaded, backend) if backend != "cpu" else ()
     examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
     progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
     compiled = compiler.compile(loaded.head, examples, spec, folder)
@@ -128,13 +130,30 @@ def _build(
         weights_sha256=digest.result(),
         class_name=loaded.class_name,
         random_weights=loaded.random_weights,
-        notes=loaded.notes,
+        notes=(*loaded.notes, *notes),
         inputs=loaded.inputs,
         outputs=loaded.outputs,
         programs=compiled.programs,
         compiler=compiled.compiler,
         files=files,
     )
+
+
+def _check_memory(spec: ExportSpec, loaded: LoadedHead, backend: str) -> tuple[str, ...]:
+    # Hours of compiling come before the first load, which would be the first to find that out.
+    from neuronbert import inputs  # noqa: PLC0415  as above
+    from neuronbert.preflight.footprint import Footprint  # noqa: PLC0415
+    from neuronbert.preflight.recording import record  # noqa: PLC0415
+
+    largest = max(spec.shapes, key=StaticShape.order)
+    one = replace(largest, batch_size=1)  # all but the weights grows with the rows
+    graph = record(loaded.head, inputs.example(loaded.inputs, one))
+    need = Footprint.of(spec, graph, largest.batch_size, shared=backend == "torchneuron")
+    need.check()
+    if not need.notable:
+        return ()
+    logger.warning(need.summary)
+    return (need.summary,)
 
 
 def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) -> None:

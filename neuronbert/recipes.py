@@ -1,7 +1,7 @@
 """configs/*.toml to the options of an export.
 
-Owns: the recipe format: the fields of ExportSpec, with batch sizes and sequence lengths in place of shapes. Knows
-nothing of torch or the network.
+Owns: the recipe format: the fields of ExportSpec, with batch sizes and sequence lengths, or names like 8x128, in place
+of shapes. Knows nothing of torch or the network.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from neuronbert.errors import MissingFileError, RecipeError
+from neuronbert.errors import InvalidShapeError, MissingFileError, RecipeError
+from neuronbert.shapes import StaticShape
 from neuronbert.spec import AutoCast, AutoCastType, OptLevel
 from neuronbert.targets import LogicalCores
 
@@ -32,6 +33,7 @@ class Recipe(BaseModel):
     batch_sizes: Sizes | None = None
     sequence_lengths: Sizes | None = None
     num_choices: Size | None = None
+    buckets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     revision: str | None = None
     target: str | None = None
     auto_cast: AutoCast | None = None
@@ -65,4 +67,12 @@ def load(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors()]
         raise RecipeError(path, problems) from error
-    return recipe.model_dump(exclude_none=True)
+    options = recipe.model_dump(exclude_none=True)
+    if recipe.buckets is None:
+        return options
+    if given := sorted(options.keys() & {"batch_sizes", "sequence_lengths", "num_choices"}):
+        raise RecipeError(path, [f"buckets: they are whole shapes, so {', '.join(given)} can't be given as well"])
+    try:
+        return options | {"buckets": tuple(StaticShape.parse(text) for text in recipe.buckets)}
+    except InvalidShapeError as error:
+        raise RecipeError(path, [f"buckets: {str(error).rstrip('.')}"]) from error

@@ -5,14 +5,16 @@ Owns: StaticShape, as plain integers. Knows nothing of tensors or models.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from neuronbert.errors import InvalidShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_NAME: Final = re.compile(r"[0-9]{1,9}(x[0-9]{1,9}){1,2}")
 MAX_TOKENS = 1 << 20
 """Tokens one program may take in one call; 2**20 is 2048 rows of 512. More is a slip of the keyboard."""
 
@@ -59,6 +61,20 @@ class StaticShape:
     def tokens(self) -> int:
         """How many tokens one call holds."""
         return self.batch_size * self.sequence_length * (self.num_choices or 1)
+
+    @classmethod
+    def parse(cls, text: str) -> StaticShape:
+        """The shape of a name: "8x128", or "8x4x128" for multiple choice.
+
+        Raises:
+            InvalidShapeError: it is none, or too large.
+        """
+        if not _NAME.fullmatch(text):
+            raise InvalidShapeError(
+                "bucket", text, "rows x tokens, as in 8x128, or rows x choices x tokens, as in 8x4x128"
+            )
+        batch_size, *choices, sequence_length = map(int, text.split("x"))
+        return cls(batch_size, sequence_length, *choices)
 
     def order(self) -> tuple[int, int]:
         """By this the smallest program comes first."""

@@ -119,8 +119,11 @@ def _are_words(value: object) -> bool:
 
 
 def shapes_of(
-    batch_sizes: tuple[int, ...] = (1,), sequence_lengths: tuple[int, ...] = (128,), num_choices: int | None = None
+    batch_sizes: tuple[int, ...] = (1,),
+    sequence_lengths: tuple[int, ...] = (128,),
+    num_choices: int | None = None,
+    buckets: tuple[StaticShape, ...] = (),
 ) -> tuple[StaticShape, ...]:
-    """Every batch size with every sequence length, smallest program first."""
-    shapes = {StaticShape(b, s, num_choices) for b in batch_sizes for s in sequence_lengths}
+    """Every batch size with every sequence length, smallest program first; or, in their place, given shapes."""
+    shapes = set(buckets) or {StaticShape(b, s, num_choices) for b in batch_sizes for s in sequence_lengths}
     return tuple(sorted(shapes, key=StaticShape.order))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from .. import _output
-from .._options import Json, Revision, Token, sizes
+from .._buckets import shapes
+from .._options import BatchSize, Bucket, Json, NumChoices, Revision, SequenceLength, Token, shape_options
 
 if TYPE_CHECKING:
     from neuronbert import PreflightReport
@@ -18,9 +19,6 @@ _Target = Annotated[
     typer.Option("--target", "--instance-type", help="inf2, trn1, trn1n, trn2, trn3; auto is the one found here."),
 ]
 _Task = Annotated[str, typer.Option(help="The head's task; auto reads it off the checkpoint.")]
-_Rows = Annotated[str, typer.Option(help="Rows of a call. Several, as in 1,8: a program for each.")]
-_Tokens = Annotated[str, typer.Option(help="Tokens of a row. Several, as in 32,128: a program for each.")]
-_Choices = Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")]
 _Lnc = Annotated[int | None, typer.Option(help="Physical cores to a logical one on Trn2 and Trn3: 1 or 2.")]
 _Inline = Annotated[bool, typer.Option(help="Whether each program would keep the weights inside its NEFF.")]
 _Python = Annotated[
@@ -36,9 +34,10 @@ def check(
     model: _Model,
     target: _Target,
     task: _Task = "auto",
-    batch_size: _Rows = "1",
-    sequence_length: _Tokens = "128",
-    num_choices: _Choices = None,
+    batch_size: BatchSize = None,
+    sequence_length: SequenceLength = None,
+    num_choices: NumChoices = None,
+    bucket: Bucket = None,
     lnc: _Lnc = None,
     inline_weights: _Inline = True,
     hlo_python: _Python = None,
@@ -55,12 +54,11 @@ def check(
     """
     with _output.progress() as progress:
         from neuronbert import check as run
-        from neuronbert.spec import ExportSpec, shapes_of
+        from neuronbert.spec import ExportSpec
 
-        rows, tokens = sizes("--batch-size", batch_size), sizes("--sequence-length", sequence_length)
         spec = ExportSpec(
             model=model,
-            shapes=shapes_of(rows, tokens, num_choices),
+            shapes=shapes(shape_options(bucket, batch_size, sequence_length, num_choices)),
             task=task,
             revision=revision,
             target=target,

@@ -9,8 +9,8 @@ import typer
 from neuronbert.errors import InvalidOptionError, MissingOptionError
 from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS
 
-from .. import _output
-from .._options import Json, Revision, Token, sizes, words
+from .. import _buckets, _output
+from .._options import BatchSize, Bucket, Json, NumChoices, Revision, SequenceLength, Token, shape_options, words
 
 _NEURON = "Neuron targets"
 
@@ -23,13 +23,21 @@ def export(
     task: Annotated[
         str | None, typer.Option(help="The head's task; auto reads it off the checkpoint.", show_default="auto")
     ] = None,
-    batch_size: Annotated[
-        str | None, typer.Option(help="Rows of a call. Several, as in 1,8: a program for each.", show_default="1")
+    batch_size: BatchSize = None,
+    sequence_length: SequenceLength = None,
+    num_choices: NumChoices = None,
+    bucket: Bucket = None,
+    buckets_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts like those to come: .jsonl, .csv or .txt, or - for stdin. The sequence lengths that compute "
+            "them at the least cost are chosen.",
+            metavar="FILE",
+        ),
     ] = None,
-    sequence_length: Annotated[
-        str | None, typer.Option(help="Tokens of a row. Several, as in 32,128: a program for each.", show_default="128")
+    max_buckets: Annotated[
+        int | None, typer.Option(help="How many sequence lengths to choose at most.", show_default="5")
     ] = None,
-    num_choices: Annotated[int | None, typer.Option(help="Choices to a question, for multiple-choice.")] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -99,17 +107,18 @@ def export(
     """Compile a checkpoint for static shapes.
 
     Example: neuronbert export --model my-bert/ --task fill-mask --batch-size 1 --sequence-length 128 out/
+
+    With buckets for texts of mixed lengths: neuronbert export --model my-bert/ --buckets-from texts.jsonl out/
     """
     # Two more that optimum-cli has. An export is never validated here, so who asks for that has it already.
     del disable_validation
     if cache_dir is not None:
         raise InvalidOptionError("--cache-dir", cache_dir, "left out: HF_HUB_CACHE says where downloads are kept")
+    sizes = shape_options(bucket, batch_size, sequence_length, num_choices)
+    sample = _buckets.Sample.of(buckets_from, max_buckets, sizes)
     given = {
         "model": model,
         "task": task,
-        "batch_sizes": None if batch_size is None else sizes("--batch-size", batch_size),
-        "sequence_lengths": None if sequence_length is None else sizes("--sequence-length", sequence_length),
-        "num_choices": num_choices,
         "target": target,
         "auto_cast": auto_cast,
         "auto_cast_type": auto_cast_type,
@@ -126,15 +135,22 @@ def export(
     with _output.progress() as progress:
         from neuronbert import recipes
 
-        options = recipes.load(recipe) if recipe else {}
+        options = _buckets.merged(recipes.load(recipe) if recipe else {}, sizes)
         options |= {name: value for name, value in given.items() if value is not None}
         spec = _spec(options, allow_random_weights)
+        choice = _buckets.choose(sample, spec, token, progress) if sample else None
+    if choice:
+        spec = choice.spec
+        if not json_:
+            choice.show()
+    with _output.progress() as progress:
         from neuronbert import export as run
 
         artifact = run(spec, output, overwrite=force, token=token, cache=cache, progress=progress)
     manifest = artifact.manifest
     if json_:
-        _output.as_json({"path": str(artifact.path), **manifest.model_dump(mode="json")})
+        chosen = {"buckets": choice.as_json()} if choice else {}
+        _output.as_json({"path": str(artifact.path), **manifest.model_dump(mode="json"), **chosen})
         return
     shapes = ", ".join(shape.name for shape in manifest.shapes)
     _output.data(f"{artifact.path}: {manifest.source.class_name} for {manifest.target}, {shapes}")
@@ -145,9 +161,8 @@ def export(
 
 
 def _spec(options: dict[str, Any], allow_random_weights: bool) -> Any:
-    from neuronbert.spec import ExportSpec, shapes_of
+    from neuronbert.spec import ExportSpec
 
     if "model" not in options:
         raise MissingOptionError("--model", "--model my-checkpoint/")
-    sizes = {name: options.pop(name) for name in ("batch_sizes", "sequence_lengths", "num_choices") if name in options}
-    return ExportSpec(shapes=shapes_of(**sizes), allow_random_weights=allow_random_weights, **options)
+    return ExportSpec(shapes=_buckets.shapes(options), allow_random_weights=allow_random_weights, **options)

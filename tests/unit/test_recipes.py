@@ -7,6 +7,7 @@ import pytest
 
 from neuronbert.errors import MissingFileError, RecipeError
 from neuronbert.recipes import Recipe, load
+from neuronbert.shapes import StaticShape
 from neuronbert.spec import ExportSpec, shapes_of
 from tests.unit.builders import ROOT
 
@@ -39,7 +40,27 @@ def test_every_field_is_read_as_an_export_takes_it(recipe: Path) -> None:
 
 def test_a_recipe_has_the_fields_of_a_spec_with_sizes_in_place_of_shapes() -> None:
     fields = {field.name for field in dataclasses.fields(ExportSpec)} - {"shapes"}
-    assert set(Recipe.model_fields) - fields == {"batch_sizes", "sequence_lengths", "num_choices"}
+    assert set(Recipe.model_fields) - fields == {"batch_sizes", "sequence_lengths", "num_choices", "buckets"}
+
+
+def test_buckets_are_whole_shapes(recipe: Path) -> None:
+    recipe.write_text('buckets = ["8x32", "1x4x128"]')
+    assert load(recipe) == {"buckets": (StaticShape(8, 32), StaticShape(1, 128, 4))}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('buckets = ["8x32"]\nbatch_sizes = [1]\nnum_choices = 2', "batch_sizes, num_choices can't be given as well"),
+        ('buckets = ["8x32", "8"]', "bucket is '8'"),
+        ("buckets = []", "buckets: "),
+        ("buckets = [[8, 32]]", "buckets"),
+    ],
+)
+def test_buckets_that_are_no_shapes_are_refused(recipe: Path, line: str, said: str) -> None:
+    recipe.write_text(line)
+    with pytest.raises(RecipeError, match=said):
+        load(recipe)
 
 
 def test_what_a_recipe_leaves_out_stays_out(recipe: Path) -> None:

@@ -20,6 +20,25 @@ def test_tokens_are_the_product_of_the_dimensions_and_the_name_lists_them(shape:
     assert tuple(map(int, shape.name.split("x"))) == shape.dims
 
 
+@given(st.one_of(pairs, triples))
+def test_a_name_says_its_shape(shape: StaticShape) -> None:
+    assert StaticShape.parse(shape.name) == shape
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "8x", "x128", "8x4x2x1", "8X128", "8 x 128", "-8x128", "8x1.5", "٨x1", "8x128\n"]
+)
+def test_what_is_no_name_of_a_shape_is_refused(text: str) -> None:
+    with pytest.raises(InvalidShapeError, match="8x4x128"):
+        StaticShape.parse(text)
+
+
+@pytest.mark.parametrize("text", ["0x8", "8x0", "1x0x8", "2049x512", "999999999x1"])
+def test_a_name_of_a_shape_that_can_not_be_is_refused(text: str) -> None:
+    with pytest.raises(InvalidShapeError):
+        StaticShape.parse(text)
+
+
 def test_choices_stand_between_batch_and_sequence() -> None:
     assert StaticShape(1, 128).dims == (1, 128)
     assert StaticShape(1, 128, 4).dims == (1, 4, 128)
