@@ -273,10 +273,9 @@ ROWS: Final[tuple[Architecture, ...]] = (
 )
 
 REFUSED: Final[Mapping[str, str]] = {
-    "big_bird": "its sparse attention draws blocks at random and needs a length of its own",
+    "big_bird": "which blocks it attends to depends on the length, so that padding changes its answers",
     "fnet": "it mixes all columns and takes no mask, so that padding changes its answers",
     "funnel": "it pools its columns, so that padding changes its answers",
-    "longformer": "it pads its rows itself, by what they hold",
-    "reformer": "its hashing draws random numbers, and padding changes its answers",
+    "reformer": "it hashes with random numbers, so that no two calls give the same answers",
 }
 """Encoders that a program of a static shape can't stand for, and why."""
