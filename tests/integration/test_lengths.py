@@ -46,6 +46,12 @@ def test_a_row_is_as_long_as_the_predictor_makes_it(tiny, task: str) -> None:
     assert found.counts == {expected: 2}
 
 
+def test_of_several_choices_the_longest_counts(tiny) -> None:
+    rows = [{"text": "one", "choices": choices} for choices in (["two", "two three"], ["two three", "two"])]
+    found = count_lengths(spec_of(tiny("multiple-choice"), "multiple-choice", 2), rows)
+    assert found.counts == {6: 2}
+
+
 def test_rows_with_and_without_a_second_text_are_counted_alike(model: Path) -> None:
     found = count_lengths(spec_of(model), [{"text": "one two", "text_pair": "three"}, {"text": "one two"}])
     assert found.counts == {6: 1, 4: 1}
