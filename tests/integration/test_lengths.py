@@ -21,7 +21,9 @@ from neuronbert.errors import (
     MissingTextError,
     NoTokenizerError,
 )
+from neuronbert.lengths import count_operations
 from neuronbert.preflight.recording import record
+from tests.support import families
 from tests.unit.rows import ROWS, tokens_of
 
 TEXTS = ["Bread.", "The harbour was quiet at six in the morning.", "Bread again."]
@@ -101,6 +103,16 @@ def test_the_cost_is_what_the_program_multiplies_and_adds(tiny, task: str) -> No
     loaded = modeling.load(Checkpoint.open(model), task)
     for length in (5, 33, 61):
         graph = record(loaded.head, inputs.example(loaded.inputs, StaticShape(1, length, choices)))
+        assert cost(length) == graph.flops
+
+
+@pytest.mark.parametrize("model_type", families.CONFIGS)
+def test_three_short_programs_say_what_a_row_of_any_family_costs(model_type: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(families.save(model_type, "feature-extraction", tmp_path / "checkpoint"))
+    loaded, limit = modeling.load(checkpoint, "feature-extraction"), checkpoint.max_sequence_length
+    cost = count_operations(loaded, limit)
+    for length in (5, 12, 21, 31):  # none that it was read off
+        graph = record(loaded.head, inputs.example(loaded.inputs, StaticShape(1, length)))
         assert cost(length) == graph.flops
 
 
