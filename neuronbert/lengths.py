@@ -111,11 +111,17 @@ def count_lengths(
         counts, cut = _count(task, tokenizer, texts, limit, progress)
         progress("loading the weights")
         loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
-    return Lengths(counts, cut, limit, _operations(loaded, limit, spec.shapes[0].num_choices))
+    return Lengths(counts, cut, limit, count_operations(loaded, limit, spec.shapes[0].num_choices))
 
 
-def _operations(loaded: LoadedHead, limit: int, choices: int | None) -> Operations:
-    # A matrix product has one or two dimensions of the row's length, so three programs say it of all.
+def count_operations(loaded: LoadedHead, limit: int, choices: int | None = None) -> Operations:
+    """What a head's matrix products take for a row: each has one or two dimensions of the row's length, or none.
+
+    Args:
+        loaded: The head.
+        limit: The longest row that it takes.
+        choices: Choices to a question.
+    """
     longest = min(limit, _PROBE)
     shapes = [StaticShape(1, length, choices) for length in sorted({-(-longest // 4), -(-longest // 2), longest})]
     graphs = {shape.sequence_length: record(loaded.head, inputs.example(loaded.inputs, shape)) for shape in shapes}

@@ -21,7 +21,9 @@ from neuronbert.errors import (
     MissingTextError,
     NoTokenizerError,
 )
+from neuronbert.lengths import count_operations
 from neuronbert.preflight.recording import record
+from tests.support import families
 from tests.unit.rows import ROWS, tokens_of
 
 TEXTS = ["Bread.", "The harbour was quiet at six in the morning.", "Bread again."]
@@ -44,6 +46,12 @@ def test_a_row_is_as_long_as_the_predictor_makes_it(tiny, task: str) -> None:
     words = tokens_of(tokenization.require(model), task, row)
     expected = len(words) // 2 if task == "multiple-choice" else len(words)
     assert found.counts == {expected: 2}
+
+
+def test_of_several_choices_the_longest_counts(tiny) -> None:
+    rows = [{"text": "one", "choices": choices} for choices in (["two", "two three"], ["two three", "two"])]
+    found = count_lengths(spec_of(tiny("multiple-choice"), "multiple-choice", 2), rows)
+    assert found.counts == {6: 2}
 
 
 def test_rows_with_and_without_a_second_text_are_counted_alike(model: Path) -> None:
@@ -95,6 +103,16 @@ def test_the_cost_is_what_the_program_multiplies_and_adds(tiny, task: str) -> No
     loaded = modeling.load(Checkpoint.open(model), task)
     for length in (5, 33, 61):
         graph = record(loaded.head, inputs.example(loaded.inputs, StaticShape(1, length, choices)))
+        assert cost(length) == graph.flops
+
+
+@pytest.mark.parametrize("model_type", families.CONFIGS)
+def test_three_short_programs_say_what_a_row_of_any_family_costs(model_type: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(families.save(model_type, "feature-extraction", tmp_path / "checkpoint"))
+    loaded, limit = modeling.load(checkpoint, "feature-extraction"), checkpoint.max_sequence_length
+    cost = count_operations(loaded, limit)
+    for length in (5, 12, 21, 31):  # none that it was read off
+        graph = record(loaded.head, inputs.example(loaded.inputs, StaticShape(1, length)))
         assert cost(length) == graph.flops
 
 

@@ -95,6 +95,13 @@ def test_partial_calls_count_as_whole_ones() -> None:
     assert choose_buckets({10: 1, 11: 1, 40: 6}, 3, batch_size=8).lengths == (40,), "one call serves all"
 
 
+def test_of_choices_that_cost_the_same_the_one_with_fewer_programs_is_taken() -> None:
+    rows = {1: 1, 2: 4, 7: 3, 9: 6}
+    chosen = choose_buckets(rows, 3, batch_size=4, cost=lambda length: length // 2 + 1)
+    assert chosen.lengths == (7, 9)
+    assert measure(rows, [1, 2, 9], batch_size=4, cost=lambda length: length // 2 + 1).cost == chosen.cost
+
+
 def test_what_the_longest_text_may_be_gets_a_bucket_without_rows() -> None:
     chosen = choose_buckets({5: 3, 9: 1, 64: 0}, 2)
     assert chosen.lengths == (9, 64)
