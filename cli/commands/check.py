@@ -20,7 +20,6 @@ _Target = Annotated[
 ]
 _Task = Annotated[str, typer.Option(help="The head's task; auto reads it off the checkpoint.")]
 _Lnc = Annotated[int | None, typer.Option(help="Physical cores to a logical one on Trn2 and Trn3: 1 or 2.")]
-_Inline = Annotated[bool, typer.Option(help="Whether each program would keep the weights inside its NEFF.")]
 _Python = Annotated[
     Path | None,
     typer.Option(help="A Python with torch and torch_xla 2.9, to lower the programs to HLO; else this one's."),
@@ -39,7 +38,6 @@ def check(
     num_choices: NumChoices = None,
     bucket: Bucket = None,
     lnc: _Lnc = None,
-    inline_weights: _Inline = True,
     hlo_python: _Python = None,
     allow_random_weights: _RandomWeights = False,
     revision: Revision = None,
@@ -64,7 +62,6 @@ def check(
             target=target,
             allow_random_weights=allow_random_weights,
             lnc=cast("Literal[1, 2] | None", lnc),  # the spec refuses the rest
-            inline_weights=inline_weights,
         )
         python = None if hlo_python is None else str(hlo_python)
         found = run(spec, hlo_python=python, token=token, progress=progress)

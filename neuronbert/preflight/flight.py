@@ -47,7 +47,7 @@ def check(
     """Trace a checkpoint's programs on the CPU and apply every rule that can be decided there.
 
     Args:
-        spec: What would be exported: model, task, shapes, target, lnc, inline_weights; the rest plays no part.
+        spec: What would be exported: model, task, shapes, target, lnc; the rest plays no part.
         hlo_python: An interpreter with torch and torch_xla 2.9, which lowers the programs to HLO too. By default this
             one, if it has torch_xla.
         token: For the Hub; None takes the one that is logged in.
@@ -67,7 +67,7 @@ def check(
         >>> spec = ExportSpec("my-checkpoint/", (StaticShape(1, 128),), target="inf2")
         >>> check(spec).raise_if_failed()  # doctest: +SKIP
     """
-    target = _target(spec.target)
+    target, backend = _target(spec.target)
     progress("finding the checkpoint")
     with sources.opened(spec.model, revision=spec.revision, token=token, progress=progress) as (_, checkpoint):
         task = canonical_task(spec.task, checkpoint)
@@ -76,7 +76,9 @@ def check(
         check_choices(spec.shapes, needed=task == "multiple-choice")
         progress("loading the weights")
         loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
-    flight = _Flight(spec, target, checkpoint.max_sequence_length, loaded, hlo_python)
+    copies = 1 if backend == "torchneuron" else len(spec.shapes)  # it has one set of weights for all programs
+    case = Case(target, Graph(()), positions=checkpoint.max_sequence_length, lnc=spec.lnc, copies=copies)
+    flight = _Flight(case, loaded, hlo_python)
     for shape in spec.shapes:
         progress(f"looking at {shape.name}")
         flight.look(shape)
@@ -96,25 +98,23 @@ def check(
     )
 
 
-def _target(name: str) -> Target:
-    resolved, _ = registry.resolve_target(name)
+def _target(name: str) -> tuple[Target, str]:
+    resolved, backend = registry.resolve_target(name)
     if resolved not in TARGETS:
         raise InvalidOptionError("target", name, "a Neuron target, one of " + ", ".join(TARGETS))
-    return TARGETS[resolved]
+    return TARGETS[resolved], backend
 
 
 class _Flight:
     # What is being looked at, and what has been found so far.
 
-    def __init__(
-        self, spec: ExportSpec, target: Target, positions: int, loaded: LoadedHead, hlo_python: str | None
-    ) -> None:
+    def __init__(self, case: Case, loaded: LoadedHead, hlo_python: str | None) -> None:
         self.programs: list[ProgramCounts] = []
         self.findings: list[Finding] = []
         self.lowered_by: Mapping[str, str] = {}
         self.not_lowered = ""
         self.not_exported: NotExportableError | None = None
-        self._spec, self._target, self._positions, self._loaded = spec, target, positions, loaded
+        self._case, self._loaded = case, loaded
         self._asked = hlo_python is not None
         self._python = hlo_python or hlo.find_interpreter()
         if self._python is None:
@@ -122,16 +122,8 @@ class _Flight:
 
     def look(self, shape: StaticShape) -> None:
         """Trace one program, lower it if that can be done, and apply the rules to both forms."""
-        spec = self._spec
-        case = Case(
-            self._target,
-            Graph(()),
-            sequence_length=shape.sequence_length,
-            positions=self._positions,
-            lnc=spec.lnc,
-            copies=len(spec.shapes) if spec.inline_weights else 1,
-        )
-        if shape.sequence_length > self._positions:  # transformers fails on it somewhere inside
+        case = replace(self._case, sequence_length=shape.sequence_length)
+        if shape.sequence_length > case.positions:  # transformers fails on it somewhere inside
             self.findings += findings(case, shape.name, "torch")
             return
         example = inputs.example(self._loaded.inputs, shape)
@@ -139,7 +131,7 @@ class _Flight:
         self.findings += findings(replace(case, graph=graph), shape.name, "torch")
         lowered = self._lower(example)
         if lowered:
-            self.findings += findings(Case(self._target, lowered), shape.name, "hlo")
+            self.findings += findings(Case(case.target, lowered), shape.name, "hlo")
         whole = lowered if lowered and not lowered.problem else None
         self.programs.append(
             ProgramCounts(

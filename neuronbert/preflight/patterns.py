@@ -50,7 +50,7 @@ class Case:
         sequence_length: The tokens of its rows.
         positions: How many tokens the model has positions for.
         lnc: Physical cores to a logical one; None for the target's own.
-        copies: How often the weights lie on the device: once for each program if they are inside.
+        copies: How often the weights lie on the device: once for each program, or once for all.
     """
 
     target: Target
