@@ -55,7 +55,12 @@ def check(inputs: Mapping[str, Any], specs: Sequence[InputSpec], rank: int) -> l
             tensors.append(torch.full_like(tensors[0], spec.default))
             continue
         tensor = value if type(value) is Tensor and value.dtype is torch.int64 else _as_int64(spec, value)
-        _check_dims(spec, tensor, (specs[0], tensors[0]) if tensors else None, rank)
+        if not tensor.is_cpu:
+            raise InputDeviceError(spec.name, tensor.device)
+        if not tensors:
+            _check_dims(spec, tensor, rank)
+        elif tensor.shape != tensors[0].shape:
+            raise InputShapeError(spec.name, tuple(tensor.shape), specs[0].name, tuple(tensors[0].shape))
         _check_values(spec, tensor)
         tensors.append(tensor)
     return tensors
@@ -88,20 +93,15 @@ def _as_int64(spec: InputSpec, value: object) -> Tensor:
     return value.to(torch.int64)
 
 
-def _check_dims(spec: InputSpec, tensor: Tensor, first: tuple[InputSpec, Tensor] | None, rank: int) -> None:
-    if not tensor.is_cpu:
-        raise InputDeviceError(spec.name, tensor.device)
+def _check_dims(spec: InputSpec, tensor: Tensor, rank: int) -> None:
     if tensor.dim() != rank:
         raise InputRankError(spec.name, tuple(tensor.shape), _AXES if rank == len(_AXES) else (_AXES[0], _AXES[-1]))
-    if first is not None and tensor.shape != first[1].shape:
-        raise InputShapeError(spec.name, tuple(tensor.shape), first[0].name, tuple(first[1].shape))
     if tensor.numel() == 0:
         raise EmptyInputError(spec.name)
 
 
 def _check_values(spec: InputSpec, tensor: Tensor) -> None:
-    lowest, highest = torch.aminmax(tensor)
-    low, high = int(lowest.item()), int(highest.item())
+    low, high = [int(value) for value in torch.aminmax(tensor)]
     if low < 0 or high > spec.maximum:
         raise InputRangeError(spec.name, low, high, spec.maximum)
     if spec.name == MASK and low == 0:

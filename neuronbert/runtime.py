@@ -163,6 +163,7 @@ class Session:
         shortest = min(step.shape.sequence_length for step in steps)
         gathered = allocate(self._outputs, dims, filled=shortest < width)
         for step in steps:
+            logger.debug("%s serves rows %s", step.shape.name, step.rows)
             rows, columns = torch.tensor(step.rows), min(width, step.shape.sequence_length)
             given = [tensor.index_select(0, rows)[..., :columns] for tensor in tensors]
             try:
@@ -198,7 +199,6 @@ class Session:
             raise ArtifactCorruptError(self._file(shape), f"gives outputs of shape {found} in place of {wanted}")
         with self._lock:
             self._served[shape] += 1
-        logger.debug("%s served %d rows", shape.name, dims[0])
         return outputs if full else unpad(outputs, self._outputs, dims)
 
     def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
