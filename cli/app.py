@@ -9,6 +9,7 @@ from neuronbert import __version__
 
 from ._errors import reported
 from .commands import cache
+from .commands.bench import bench
 from .commands.check import check
 from .commands.convert_megatron import convert_megatron
 from .commands.doctor import doctor
@@ -29,7 +30,7 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
-for command in (check, export, validate, predict, inspect, push_to_hub, convert_megatron, doctor):
+for command in (check, export, validate, bench, predict, inspect, push_to_hub, convert_megatron, doctor):
     app.command()(reported()(command))
 caching = typer.Typer(help="See, clear and check the programs that are kept to be copied.", no_args_is_help=True)
 for part in (cache.ls, cache.rm, cache.verify):

@@ -13,6 +13,9 @@ from neuronbert._version import __version__
 if TYPE_CHECKING:
     from neuronbert.artifact import Artifact as Artifact
     from neuronbert.backends.base import Placement as Placement
+    from neuronbert.benchmark.report import BenchReport as BenchReport
+    from neuronbert.benchmark.report import BenchSpec as BenchSpec
+    from neuronbert.benchmark.turns import bench as bench
     from neuronbert.buckets import Buckets as Buckets
     from neuronbert.buckets import choose_buckets as choose_buckets
     from neuronbert.cache.store import Cache as Cache
@@ -81,6 +84,8 @@ _HOMES = {
     "artifact": ("Artifact",),
     "backends.base": ("Placement",),
     "buckets": ("Buckets", "choose_buckets"),
+    "benchmark.report": ("BenchReport", "BenchSpec"),
+    "benchmark.turns": ("bench",),
     "cache.store": ("Cache",),
     "errors": ("NeuronBertError",),
     "exporter": ("export",),

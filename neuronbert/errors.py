@@ -22,7 +22,7 @@
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
-    │   │   NotExportableError
+    │   │   NotExportableError, PlotUnavailableError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
@@ -651,6 +651,13 @@ class NothingRanError(UnavailableError):
         super().__init__(
             f"Nothing of {path} could run here: {'; '.join(reasons)}. Add cpu to its targets to run it on this machine."
         )
+
+
+class PlotUnavailableError(UnavailableError):
+    """The library that draws plots isn't installed."""
+
+    def __init__(self) -> None:
+        super().__init__("Plots are drawn by pygal, which isn't installed. Install it with: pip install pygal.")
 
 
 class FailedCheckError(NeuronBertError):

@@ -6,7 +6,6 @@ Owns: which calls are made and what is compared. Knows nothing of how artifacts 
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from neuronbert import card, compare, inputs, metrics, modeling, sentences, sources, tokenization
+from neuronbert import card, compare, inputs, metrics, modeling, original, tokenization
 from neuronbert._version import __version__
 from neuronbert.artifact import CARD, REPORT, Artifact
-from neuronbert.errors import (
-    MissingFileError,
-    ModelNotFoundError,
-    NeuronBertError,
-    ReferenceNotFoundError,
-    StorageError,
-    first_line,
-)
+from neuronbert.errors import NeuronBertError, StorageError, first_line
 from neuronbert.report import Check, TaskMetric, ValidationReport, to_json
 from neuronbert.runtime import Session
 
@@ -34,12 +26,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from neuronbert.checkpoint import Checkpoint
     from neuronbert.compare import Tolerance
     from neuronbert.decoding import Row
     from neuronbert.inputs import Batch
     from neuronbert.manifest import Manifest, OutputSpec
-    from neuronbert.modeling import EncoderHead, LoadedHead
+    from neuronbert.modeling import EncoderHead
     from neuronbert.shapes import StaticShape
 
 logger = logging.getLogger("neuronbert")
@@ -83,8 +74,7 @@ def validate(
     session = Session.open(path)
     manifest = session.manifest
     progress("loading the reference")
-    with _reference(manifest, model, token, progress) as found:
-        checkpoint = sentences.with_modules(found, manifest.task)
+    with original.opened(manifest, model, token=token, progress=progress) as checkpoint:
         if not session.artifact.foreign and checkpoint.weights_sha256() != manifest.source.weights_sha256:
             problem = f"the weights given are not those it was exported from, sha256 {manifest.source.weights_sha256}"
             report = _report(session, model, problem=problem)
@@ -92,9 +82,9 @@ def validate(
         else:
             rows = metrics.read(Path(data), manifest, session.artifact.config()) if data is not None else ()
             loaded = modeling.load(checkpoint, manifest.task, allow_random_weights=bool(manifest.source.random_weights))
-            reference = _as_the_program(loaded, manifest)
-            checks = tuple(_checks(session, reference, progress))
-            scored = _metrics(session, reference, rows) if rows else ()
+            head = original.as_the_program(loaded, manifest)
+            checks = tuple(_checks(session, head, progress))
+            scored = _metrics(session, head, rows) if rows else ()
             report = _report(session, model, checks=checks, metrics=scored)
     if record and session.artifact.foreign:
         logger.warning("the verdict was not recorded: %s has no neuronbert.json to hold it", path)
@@ -103,41 +93,17 @@ def validate(
     return report
 
 
-@contextmanager
-def _reference(
-    manifest: Manifest, model: str | None, token: str | bool | None, progress: Callable[[str], None]
-) -> Iterator[Checkpoint]:
-    source = manifest.source
-    place = model or source.path or (source.model if source.revision else None)
-    if place is None:
-        raise ReferenceNotFoundError(source.model)
-    revision = None if model else source.revision
-    with ExitStack() as stack:
-        try:
-            found = sources.opened(place, revision=revision, token=token, progress=progress)
-            _, checkpoint = stack.enter_context(found)
-        except (ModelNotFoundError, MissingFileError) as error:
-            raise ReferenceNotFoundError(place) from error
-        yield checkpoint
-
-
-def _as_the_program(loaded: LoadedHead, manifest: Manifest) -> EncoderHead:
-    # An artifact of optimum-neuron may name fewer outputs, or another order.
-    names = [spec.name for spec in manifest.outputs]
-    return loaded.head.renamed([spec.name for spec in manifest.inputs], names)
-
-
-def _checks(session: Session, reference: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:
+def _checks(session: Session, head: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:
     manifest = session.manifest
     limits = compare.tolerance(manifest.compiler.auto_cast, manifest.compiler.auto_cast_type)
     progress("running the reference")
     scales = [0.0] * len(manifest.outputs)
     for _, batch in _calls(session):
-        sizes = [compare.size(value, _mask(batch, spec)) for value, spec in _expected(reference, manifest, batch)]
+        sizes = [compare.size(value, _mask(batch, spec)) for value, spec in _expected(head, manifest, batch)]
         scales = [max(pair) for pair in zip(scales, sizes, strict=True)]
     for shape, batch in _calls(session):
         progress(f"comparing {shape.name}, {batch.name}")
-        expected = [value for value, _ in _expected(reference, manifest, batch)]
+        expected = [value for value, _ in _expected(head, manifest, batch)]
         held = [replace(limits, scale=scale) for scale in scales]
         for forward in range(1, FORWARDS + 1):
             yield from _check(session, (shape, batch, forward), expected, held)
@@ -152,11 +118,11 @@ def _calls(session: Session) -> Iterator[tuple[StaticShape, Batch]]:
             yield shape, batch
 
 
-def _expected(reference: EncoderHead, manifest: Manifest, batch: Batch) -> list[tuple[Tensor, OutputSpec]]:
+def _expected(head: EncoderHead, manifest: Manifest, batch: Batch) -> list[tuple[Tensor, OutputSpec]]:
     # Ids that a foreign tokenizer gives are cut to what the model has: its own call refuses them, which is reported.
     highest = manifest.inputs[0].maximum
     given = {**batch.inputs, "input_ids": batch.inputs["input_ids"].clamp(max=highest)}
-    return list(zip(_run_reference(reference, manifest, given), manifest.outputs, strict=True))
+    return list(zip(_run_reference(head, manifest, given), manifest.outputs, strict=True))
 
 
 def _mask(batch: Batch, spec: OutputSpec) -> Tensor | None:
@@ -164,13 +130,9 @@ def _mask(batch: Batch, spec: OutputSpec) -> Tensor | None:
     return mask.bool() if mask is not None and "sequence" in spec.dims else None
 
 
-def _run_reference(reference: EncoderHead, manifest: Manifest, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    tensors = []
-    for spec in manifest.inputs:
-        first = given["input_ids"]
-        tensors.append(given.get(spec.name, torch.full_like(first, spec.default or 0)))
+def _run_reference(head: EncoderHead, manifest: Manifest, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     with torch.no_grad():
-        outputs: tuple[Tensor, ...] = reference(*tensors)
+        outputs: tuple[Tensor, ...] = head(*original.positional(manifest, given))
     return outputs
 
 
@@ -184,20 +146,20 @@ def _check(
     except (NeuronBertError, RuntimeError) as error:
         yield Check(**named, output="", problem=f"the call failed: {first_line(error)}")
         return
-    for spec, reference, held in zip(session.manifest.outputs, expected, limits, strict=True):
+    for spec, wanted, held in zip(session.manifest.outputs, expected, limits, strict=True):
         output = outputs[spec.name]
-        problem = compare.problem(output, reference)
-        measures = () if problem else compare.measure(output, reference, _mask(batch, spec), spec, held)
+        problem = compare.problem(output, wanted)
+        measures = () if problem else compare.measure(output, wanted, _mask(batch, spec), spec, held)
         yield Check(**named, output=spec.name, problem=problem, measures=measures)
 
 
-def _metrics(session: Session, reference: EncoderHead, rows: tuple[Row, ...]) -> tuple[TaskMetric, ...]:
+def _metrics(session: Session, head: EncoderHead, rows: tuple[Row, ...]) -> tuple[TaskMetric, ...]:
     manifest = session.manifest
     tokenizer = tokenization.require(session.artifact.path)
     names = [spec.name for spec in manifest.outputs]
 
     def run_reference(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(zip(names, _run_reference(reference, manifest, given), strict=True))
+        return dict(zip(names, _run_reference(head, manifest, given), strict=True))
 
     config = session.artifact.config()
     return metrics.compare(rows, manifest, config, tokenizer, (session.run, run_reference))

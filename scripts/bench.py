@@ -21,7 +21,7 @@ os.environ["NEURONBERT_CACHE_LIMIT"] = "0"  # what is measured is compiled; the 
 
 import torch
 from bench_figures import FIGURES
-from bench_tools import Models
+from bench_tools import ROOT, Models
 from transformers.utils import logging as transformers_logging
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from bench_tools import Row
 
+PEERS: Final = ROOT / ".venv-peers/bin/python"
 HEADINGS: Final = ("figure", "measured (median [min .. max])", "limit", "ok")
 
 
@@ -38,12 +39,13 @@ def main() -> int:
     warnings.simplefilter("ignore")  # TorchScript is deprecated, and tracing warns of every branch
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
     machine = _machine()
     if not options.json:
         print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="neuronbert-bench-") as folder:
-        models = Models(Path(folder))
+        models = Models(Path(folder), options.peers, options.threads, options.seconds)
         for name in options.only or FIGURES:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             rows += FIGURES[name](models, options.rounds)
@@ -59,8 +61,14 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", action="append", choices=tuple(FIGURES), help="measure this; may be given again")
     parser.add_argument("--rounds", type=_count, default=5, help="how often everything is measured (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long a round of one candidate is (default: 4)")
+    parser.add_argument("--threads", type=_count, default=2, help="threads for everyone (default: 2)")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="the Python that has the peers (make bench makes it)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if {"cpu", "texts"} & {*(options.only or FIGURES)} and not options.peers.is_file():
+        parser.error(f"{options.peers} isn't there: make bench makes it, --peers names another")
+    return options
 
 
 def _count(text: str) -> int:

@@ -11,31 +11,45 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from neuronbert import ExportSpec, export
+import torch
+import transformers
+
+from neuronbert import ExportSpec, StaticShape, export
+from neuronbert.backends import registry
+from neuronbert.backends.base import ANYWHERE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from neuronbert import Artifact, StaticShape
+    from neuronbert import Artifact
     from neuronbert.backends.base import Program
     from neuronbert.spec import AutoCast
 
-Unit = Literal["x", "%", "us", "s", "MiB", ""]
+Unit = Literal["x", "%", "us", "ms", "s", "MiB", "GFLOP/s", ""]
+Candidate = Callable[[float], list[float]]
+"""Calls something for so many seconds, at least once, and says how long each call took."""
 
+ONE: Final = StaticShape(1, 128)
+EIGHT: Final = StaticShape(8, 128)
+SHORT: Final = StaticShape(1, 64)
+_PAUSE: Final = 0.05
 ROOT: Final = Path(__file__).resolve().parent.parent
 _FORMATS: Final[Mapping[Unit, str]] = {
     "x": "{:.3f} x",
     "%": "{:.1f} %",
     "us": "{:.0f} us",
+    "ms": "{:.1f} ms",
     "s": "{:.3f} s",
     "MiB": "{:.1f} MiB",
+    "GFLOP/s": "{:.0f} GFLOP/s",
     "": "{:.0f}",
 }
 _PEAK: Final = """
@@ -53,15 +67,17 @@ class Row:
 
     Attributes:
         name: What was measured.
-        samples: One value a round; lower is better.
+        samples: One value a round.
         unit: "x" for a ratio.
         limit: What the median may be at most; None where a figure is for information.
+        at_least: Whether the limit is what it must be at least.
     """
 
     name: str
     samples: tuple[float, ...]
     unit: Unit
     limit: float | None = None
+    at_least: bool = False
 
     @property
     def median(self) -> float:
@@ -71,14 +87,17 @@ class Row:
     @property
     def ok(self) -> bool:
         """Whether the limit is kept, or there is none."""
-        return self.limit is None or self.median <= self.limit
+        if self.limit is None:
+            return True
+        return self.median >= self.limit if self.at_least else self.median <= self.limit
 
     def cells(self) -> tuple[str, str, str, str]:
         """The row as it is printed."""
         show = _FORMATS[self.unit].format
         measured = f"{show(self.median)} [{show(min(self.samples))} .. {show(max(self.samples))}]"
         verdict = "" if self.limit is None else "yes" if self.ok else "NO"
-        return self.name, measured, "" if self.limit is None else show(self.limit), verdict
+        limit = "" if self.limit is None else f"{'at least' if self.at_least else 'at most'} {show(self.limit)}"
+        return self.name, measured, limit, verdict
 
     def as_json(self) -> dict[str, Any]:
         """The row with all its samples."""
@@ -109,10 +128,16 @@ class Models:
 
     Args:
         folder: A temporary folder.
+        peers: The Python of the peers' environment.
+        threads: How many everyone gets.
+        seconds: How long each is called for in a round.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, peers: Path, threads: int, seconds: float) -> None:
         self.folder = folder
+        self.peers = peers
+        self.threads = threads
+        self.seconds = seconds
 
     @cached_property
     def minilm(self) -> Path:
@@ -161,6 +186,45 @@ def alternate(candidates: Sequence[Callable[[], object]], calls: int) -> list[li
     return seconds
 
 
+def timer(call: Callable[[], object]) -> Candidate:
+    """A candidate of this process."""
+
+    def timed(budget: float) -> list[float]:
+        seconds: list[float] = []
+        end = time.perf_counter() + budget
+        while not seconds or time.perf_counter() < end:
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    return timed
+
+
+def take_turns(candidates: Mapping[str, Candidate], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """The median call of each candidate in each round, after two to warm up.
+
+    In a round they are called in order and then in the opposite one, each for half of its time; before each there is
+    a pause in which the threads of the one before, that may still be looking for work, go to sleep.
+    """
+    for candidate in candidates.values():
+        candidate(0), candidate(0)
+    medians: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        taken: dict[str, list[float]] = {name: [] for name in candidates}
+        for name in [*candidates, *reversed(candidates)]:
+            time.sleep(_PAUSE)
+            taken[name] += candidates[name](seconds / 2)
+        for name, calls in taken.items():
+            medians[name].append(statistics.median(calls))
+    return medians
+
+
+def over(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
+    """The ratio of two in each round."""
+    return tuple(a / b for a, b in zip(one, other, strict=True))
+
+
 def ratios(
     candidate: Callable[[], object], baseline: Callable[[], object], rounds: int, calls: int
 ) -> tuple[float, ...]:
@@ -180,3 +244,20 @@ def python(*arguments: str, program: str | Path = sys.executable) -> str:
 def peak_bytes(code: str) -> int:
     """The most memory that a fresh interpreter has held after some code."""
     return int(python("-W", "ignore", "-c", code + _PEAK).splitlines()[-1])
+
+
+def programs(artifact: Artifact) -> Mapping[StaticShape, Program]:
+    """The programs of an artifact, without the model around them."""
+    runtime = registry.runtime(artifact.manifest.backend, artifact.manifest.target)
+    return runtime.load(artifact.path, artifact.manifest, ANYWHERE)
+
+
+def eager(checkpoint: Path, class_name: str = "BertModel", **options: Any) -> nn.Module:
+    """Transformers' own model, with torch's fused attention."""
+    kind = getattr(transformers, class_name)
+    return kind.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa", **options).eval()
+
+
+def without_grad(function: Callable[[], object]) -> Callable[[], object]:
+    """The function under no_grad."""
+    return torch.no_grad()(function)
