@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **others}
         outputs = self.session.run(given)
         # The class itself would look at each value again: a third of what a call costs besides its program.
-        output = self._output_class.__new__(self._output_class)
+        output: Any = OrderedDict.__new__(self._output_class)
         for name, value in outputs.items():
             output[name] = value.numpy() if isinstance(input_ids, np.ndarray) else value
         return output

@@ -116,9 +116,8 @@ def load(models: Models, rounds: int) -> list[Row]:
 
 def choice(models: Models, rounds: int) -> list[Row]:  # noqa: ARG001  every figure is called alike
     """Which rows go in which call, and which buckets are worth having, both on mixed lengths."""
-    from neuronbert.plan import Planner, call_costs
-
     from neuronbert import choose_buckets
+    from neuronbert.plan import Planner, call_costs
 
     chance = random.Random(0)
     lengths = [min(512, max(1, round(chance.lognormvariate(4, 0.7)))) for _ in range(ROWS)]
