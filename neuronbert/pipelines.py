@@ -91,7 +91,7 @@ def pipeline(
     placement: Placement = ANYWHERE,
     **options: Any,
 ) -> Any:
-    """transformers' pipeline for a task, running an artifact.
+    """Transformers' pipeline for a task, running an artifact.
 
     Args:
         task: A pipeline that runs the model's head: a name of PIPELINES.
