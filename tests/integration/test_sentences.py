@@ -129,8 +129,7 @@ def test_the_real_checkpoint_gives_its_published_kind_of_vectors(tmp_path: Path,
 def test_a_cache_tells_poolings_apart_and_not_folders(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from neuronbert.job import Job
-
+    from neuronbert.cache.job import Job
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.sentences import with_modules
 
