@@ -71,11 +71,14 @@ if TYPE_CHECKING:
     from neuronbert.lengths import count_lengths as count_lengths
     from neuronbert.megatron.conversion import convert_megatron as convert_megatron
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
+    from neuronbert.pipelines import pipeline as pipeline
     from neuronbert.predictor import Predictor as Predictor
     from neuronbert.preflight.flight import check as check
     from neuronbert.preflight.report import PreflightReport as PreflightReport
     from neuronbert.publishing import publish as publish
     from neuronbert.report import ValidationReport as ValidationReport
+    from neuronbert.sentence_transformer import NeuronSentenceTransformer as NeuronSentenceTransformer
+    from neuronbert.sentence_transformer import NeuronTransformer as NeuronTransformer
     from neuronbert.shapes import StaticShape as StaticShape
     from neuronbert.spec import ExportSpec as ExportSpec
     from neuronbert.validation import validate as validate
@@ -124,6 +127,7 @@ _HOMES = {
     "lengths": ("Lengths", "count_lengths"),
     "megatron.conversion": ("convert_megatron",),
     "models": ("NeuronTracedModel",),
+    "pipelines": ("pipeline",),
     "predictor": ("Predictor",),
     "preflight.flight": ("check",),
     "preflight.report": ("PreflightReport",),
@@ -133,9 +137,11 @@ _HOMES = {
     "spec": ("ExportSpec",),
     "validation": ("validate",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_EXTRAS = {"sentence_transformer": ("NeuronSentenceTransformer", "NeuronTransformer")}
+"""What an extra is needed for: a star import, which brings everything, goes without."""
+_HOME_OF = {name: home for homes in (_HOMES, _EXTRAS) for home, names in homes.items() for name in names}
 
-__all__ = ["__version__", *_HOME_OF]
+__all__ = ["__version__", *(name for names in _HOMES.values() for name in names)]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@
     │   │   UnsupportedFeatureError, InvalidShapeError, InvalidOptionError, MissingOptionError,
     │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
-    │   │   NotValidatedError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
+    │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
     │   │   UnrecordedArtifactError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
@@ -22,7 +22,7 @@
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
-    │   │   NotExportableError, PlotUnavailableError
+    │   │   NotExportableError, MissingPackageError (also an ImportError)
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
@@ -106,6 +106,14 @@ class UnsupportedFeatureError(UsageError):
 
     def __init__(self, setting: str, value: object, reason: str) -> None:
         super().__init__(f"This checkpoint has {setting}={value!r}, which is not supported: {reason}.")
+
+
+class WrongPipelineError(UsageError):
+    """A pipeline for another head than the model's, or one that there is none for."""
+
+    def __init__(self, task: str, model_task: str, fitting: Sequence[str]) -> None:
+        fit = f"Pipelines that run it: {_listed(fitting)}." if fitting else "No pipeline runs it: use model.predict."
+        super().__init__(f"The pipeline {task!r} doesn't run a model for {model_task}. {fit}")
 
 
 class InvalidShapeError(UsageError):
@@ -604,6 +612,16 @@ class StorageError(UnavailableError):
         super().__init__(f"{path} can't be written: {reason}. Choose another place, or make room.")
 
 
+class MissingPackageError(UnavailableError, ImportError):
+    """A package that only an extra brings."""
+
+    def __init__(self, package: str, extra: str, reason: str) -> None:
+        super().__init__(
+            f"{package} can't be imported ({reason}), and what was asked needs it. "
+            f"Install it from a clone of neuronbert with: pip install '.[{extra}]'."
+        )
+
+
 class NoTokenizerError(UnavailableError):
     """An artifact that takes tensors, but no texts."""
 
@@ -651,13 +669,6 @@ class NothingRanError(UnavailableError):
         super().__init__(
             f"Nothing of {path} could run here: {'; '.join(reasons)}. Add cpu to its targets to run it on this machine."
         )
-
-
-class PlotUnavailableError(UnavailableError):
-    """The library that draws plots isn't installed."""
-
-    def __init__(self) -> None:
-        super().__init__("Plots are drawn by pygal, which isn't installed. Install it with: pip install pygal.")
 
 
 class FailedCheckError(NeuronBertError):

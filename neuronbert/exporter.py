@@ -89,6 +89,7 @@ def export(
         progress("writing the artifact")
         manifest = _manifest(spec, checkpoint, backend, build, _source(spec, resolved, build))
         checkpoint.copy_tokenizer(folder)
+        sentences.keep(checkpoint, task, folder)
         config = {key: value for key, value in checkpoint.config.items() if key != "_name_or_path"}
         config[foreign.SECTION] = foreign.section(manifest)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
 from neuronbert import hub, sources
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.artifact import Artifact
@@ -161,6 +163,14 @@ _BY_TASK: dict[str | None, type[NeuronTracedModel]] = {head.task: head for head 
 _BY_BOTH: dict[tuple[str | None, str | None], type[NeuronTracedModel]] = {
     (head.model_type, head.task): head for row in _BY_TASK.values() for head in row.__subclasses__()
 }
+
+# transformers' pipelines name a model that isn't registered as not supported, and then run it. The key is no config's
+# class: no config is ever taken for one of ours.
+for _auto, _head in (
+    (AutoModelForSequenceClassification, NeuronModelForSequenceClassification),
+    (AutoModelForTokenClassification, NeuronModelForTokenClassification),
+):
+    _auto.register(_head, (_head, *_head.__subclasses__()), exist_ok=True)
 
 
 class NeuronAutoModel:

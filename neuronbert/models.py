@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
+import torch
 from optimum.modeling_base import OptimizedModel
 from transformers import CONFIG_MAPPING
 from transformers import modeling_outputs as output_classes
@@ -24,7 +25,7 @@ from transformers.models.bert import modeling_bert
 from transformers.models.electra import modeling_electra
 from transformers.utils import ModelOutput
 
-from neuronbert import hub, sources
+from neuronbert import columns, hub, sources
 from neuronbert.architectures import find_architecture, find_form
 from neuronbert.artifact import MANIFEST, Artifact, staged
 from neuronbert.backends import registry
@@ -41,7 +42,7 @@ from neuronbert.spec import TARGET_OPTIONS, ExportSpec
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor, nn
     from transformers import PretrainedConfig
@@ -98,6 +99,10 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
 
     task: ClassVar[str | None] = None
     model_type: ClassVar[str | None] = None
+    # What transformers' pipelines ask of a model.
+    device: ClassVar[torch.device] = torch.device("cpu")
+    dtype: ClassVar[torch.dtype] = torch.float32
+    input_modalities: ClassVar[tuple[str, ...]] = ("text",)
 
     def __init__(self, session: Session) -> None:
         super().__init__(session, _config(session))
@@ -107,6 +112,22 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             find_form(find_architecture(manifest.model_type), manifest.task).output_class
         )
         self._predictor: Predictor | None = None
+        self.base_model_prefix = manifest.model_type
+
+    def can_generate(self) -> bool:
+        """No: a program gives the logits of one call."""
+        return False
+
+    def to(self, device: torch.device | str) -> Self:
+        """The model, if that is the CPU: calls take and give tensors there, wherever the programs run.
+
+        Raises:
+            InvalidOptionError: it is another device.
+        """
+        if torch.device(device) != self.device:
+            expected = 'cpu, wherever the programs run: tensors go in and come out there. Pass device="cpu"'
+            raise InvalidOptionError("device", str(device), expected)
+        return self
 
     @classmethod
     def from_pretrained(
@@ -223,6 +244,32 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         if self._predictor is None:
             self._predictor = Predictor(self.session)
         return self._predictor.predict(rows, truncate=truncate, stride=stride, top_k=top_k)
+
+    def predict_batch(
+        self,
+        batch: Mapping[str, Sequence[Any]],
+        *,
+        truncate: bool = False,
+        stride: int | None = None,
+        top_k: int = 5,
+    ) -> dict[str, list[Any]]:
+        """Answer columns of texts: what the `map` of a `datasets` set with batched=True calls.
+
+        Args:
+            batch: Columns by name, all of one length; those that `predict` doesn't take are ignored.
+            truncate: As in `predict`; the others too.
+            stride: Answer long texts in windows.
+            top_k: How many candidates to give.
+
+        Returns:
+            A column for each part of the answers: "label" and "score", for instance.
+
+        Raises:
+            InputError: a row can't be answered.
+            InvalidOptionError: the columns don't belong together.
+        """
+        rows = columns.to_rows(batch)
+        return columns.from_replies(self.predict(rows, truncate=truncate, stride=stride, top_k=top_k))
 
     def replace_weights(self, weights: nn.Module | Mapping[str, Tensor]) -> None:
         """Go on with other weights of the same architecture: those of a model that was trained further.

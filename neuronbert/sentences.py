@@ -1,11 +1,15 @@
 """The modules of a sentence-transformers folder: what makes one vector of a text out of an encoder's hidden states.
 
-Owns: modules.json and the config.json of each module, and what of them can be exported. Knows nothing of torch.
+Owns: modules.json and the config.json of each module, what of them can be exported, and what an artifact keeps of
+them. Knows nothing of torch.
 Source: the folders that sentence-transformers 2 to 5 save.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +17,13 @@ from safetensors import SafetensorError, safe_open
 
 from neuronbert.architectures import find_task
 from neuronbert.checkpoint import CONFIG, WEIGHTS, read_json
-from neuronbert.errors import CheckpointCorruptError, MissingFileError, UnsafeWeightsError, UnsupportedFeatureError
+from neuronbert.errors import (
+    CheckpointCorruptError,
+    MissingFileError,
+    NeuronBertError,
+    UnsafeWeightsError,
+    UnsupportedFeatureError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +31,15 @@ if TYPE_CHECKING:
 
     from neuronbert.checkpoint import Checkpoint
 
+logger = logging.getLogger("neuronbert")
+
 MODULES: Final = "modules.json"
+TEXTS: Final = "sentence_bert_config.json"
+"""What is done to texts before the tokenizer."""
+PROMPTS: Final = "config_sentence_transformers.json"
+"""Prompts, and how vectors are compared."""
+LOADER: Final = "neuronbert.sentence_transformer.NeuronTransformer"
+"""What an artifact's modules.json names in place of their Transformer."""
 POOLINGS: Final = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """In the order in which sentence-transformers joins several."""
 ACTIVATIONS: Final = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid")
@@ -34,6 +52,7 @@ _FLAGS: Final = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _PICKLED: Final = "pytorch_model.bin"
+_PACKAGE: Final = "sentence_transformers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +137,7 @@ def notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     if not checkpoint.modules:
         return ()
     found = []
-    texts, prompts = (checkpoint.path / f"{name}.json" for name in _TEXT_SETTINGS)
+    texts, prompts = checkpoint.path / TEXTS, checkpoint.path / PROMPTS
     if texts.is_file() and read_json(texts).get("do_lower_case"):
         found.append(
             "sentence-transformers lowers texts before this model's tokenizer: lower them before they are given"
@@ -130,25 +149,69 @@ def notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(found)
 
 
-_TEXT_SETTINGS: Final = ("sentence_bert_config", "config_sentence_transformers")
+def keep(checkpoint: Checkpoint, task: str, folder: Path) -> None:
+    """Put into an artifact what sentence-transformers goes by: its settings, and the modules that follow the program.
+
+    Args:
+        checkpoint: Where they are from; nothing is done if it is none of sentence-transformers.
+        task: The artifact's. If its programs give a sentence's vector, no module follows them.
+        folder: The artifact's.
+    """
+    inside = bool(find_task(task).trunk)
+    if not (inside or task == "feature-extraction") or not (checkpoint.path / MODULES).is_file():
+        return
+    try:
+        after = [] if inside else _listed(checkpoint.path, "Transformer")
+    except NeuronBertError as error:  # the programs are whole without them
+        logger.warning("The modules that follow the encoder aren't kept. %s", error)
+        return
+    for name in (TEXTS, PROMPTS):
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, folder / name)
+    listed: list[dict[str, object]] = [{"idx": 0, "name": "0", "path": "", "type": LOADER}]
+    for index, (kind, path) in enumerate(after, start=1):
+        listed.append(
+            {"idx": index, "name": str(index), "path": f"{index}_{kind}", "type": f"{_PACKAGE}.models.{kind}"}
+        )
+        for name in (CONFIG, WEIGHTS) if kind != "Normalize" else ():
+            if (path / name).is_file():
+                (folder / f"{index}_{kind}").mkdir(exist_ok=True)
+                shutil.copyfile(path / name, folder / f"{index}_{kind}" / name)
+    (folder / MODULES).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
+def following(folder: Path) -> list[tuple[str, Path]]:
+    """The modules that follow an artifact's programs: kind and folder of each, all of them checked.
+
+    Raises:
+        UnsupportedFeatureError: it has no modules.json, or one that isn't of an artifact.
+        CheckpointCorruptError: one of its files can't be used.
+    """
+    if not (folder / MODULES).is_file():
+        raise UnsupportedFeatureError("modules", None, f"without a {MODULES} there is no saying how to pool its tokens")
+    return _listed(folder, LOADER.rpartition(".")[2])
 
 
 def _read(folder: Path) -> tuple[Module, ...]:
+    return tuple(_READERS[kind](path) for kind, path in _listed(folder, "Transformer"))
+
+
+def _listed(folder: Path, first: str) -> list[tuple[str, Path]]:
     found = [_kind(folder, item) for item in read_json(folder / MODULES, list)]
-    if [kind for kind, _ in found].count("Transformer") != 1 or found[0] != ("Transformer", folder):
-        reason = f"one Transformer has to come first, with its files beside {MODULES}"
+    if [kind for kind, _ in found].count(first) != 1 or found[0] != (first, folder):
+        reason = f"one {first} has to come first, with its files beside {MODULES}"
         raise UnsupportedFeatureError("modules", [kind for kind, _ in found], reason)
     modules: list[Module] = []
-    for kind, path in found:
+    for kind, path in found[1:]:
         if kind in _READERS:
             modules.append(_READERS[kind](path))
-        elif kind not in ("Transformer", "Dropout"):
+        elif kind != "Dropout":
             raise UnsupportedFeatureError(
                 "module", kind, "only Transformer, Pooling, Dense, Dropout and Normalize are exported"
             )
     if not modules or not isinstance(modules[0], Pooling) or sum(isinstance(m, Pooling) for m in modules) > 1:
         raise UnsupportedFeatureError("modules", None, "one Pooling has to follow the Transformer")
-    return tuple(modules)
+    return [(kind, path) for kind, path in found if kind in _READERS]
 
 
 def _kind(folder: Path, item: Any) -> tuple[str, Path]:

@@ -9,7 +9,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
-from neuronbert.errors import PlotUnavailableError, StorageError
+from neuronbert.errors import MissingPackageError, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,17 +21,17 @@ def require() -> None:
     """Raise if nothing can be drawn here.
 
     Raises:
-        PlotUnavailableError: pygal isn't installed.
+        MissingPackageError: pygal isn't installed.
     """
     if importlib.util.find_spec("pygal") is None:
-        raise PlotUnavailableError
+        raise MissingPackageError("pygal", "plot", "it isn't installed")
 
 
 def save(report: BenchReport, path: Path) -> None:
     """Write a picture of a benchmark: the median call of each case and, as whiskers, from the fastest to p95.
 
     Raises:
-        PlotUnavailableError: pygal isn't installed.
+        MissingPackageError: pygal isn't installed.
         StorageError: the file can't be written.
     """
     content = draw(report)
@@ -49,7 +49,7 @@ def draw(report: BenchReport) -> bytes:
     """The picture as SVG, without scripts and without anything to fetch.
 
     Raises:
-        PlotUnavailableError: pygal isn't installed.
+        MissingPackageError: pygal isn't installed.
     """
     require()
     import pygal  # noqa: PLC0415  an extra
