@@ -87,7 +87,7 @@ class NeuronTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
         self._size = next(spec.size for spec in reversed(manifest.outputs) if spec.name in (_VECTOR, self._tokens))
         self.whole = any(spec.name == _VECTOR for spec in manifest.outputs)
 
-    def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **_others: Any) -> dict[str, Tensor]:
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_others: Any) -> dict[str, Tensor]:
         """Texts to padded tensors, cut to max_seq_length; what comes before each of them is the prompt.
 
         Raises:
