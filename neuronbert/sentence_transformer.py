@@ -87,8 +87,15 @@ class NeuronTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
         self._size = next(spec.size for spec in reversed(manifest.outputs) if spec.name in (_VECTOR, self._tokens))
         self.whole = any(spec.name == _VECTOR for spec in manifest.outputs)
 
-    def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **_others: Any) -> dict[str, Tensor]:
-        """Texts to padded tensors, cut to max_seq_length; what comes before each of them is the prompt."""
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_others: Any) -> dict[str, Tensor]:
+        """Texts to padded tensors, cut to max_seq_length; what comes before each of them is the prompt.
+
+        Raises:
+            InvalidOptionError: one isn't a text.
+        """
+        other = next((text for text in inputs if not isinstance(text, str)), None)
+        if other is not None:
+            raise InvalidOptionError("inputs", type(other).__name__, "texts")
         texts = [(prompt or "") + text for text in inputs]
         if self.do_lower_case:
             texts = [text.lower() for text in texts]

@@ -140,9 +140,17 @@ def test_a_vector_doesnt_depend_on_its_companions(model: NeuronSentenceTransform
     np.testing.assert_allclose(together, np.stack([model.encode(text) for text in TEXTS]), **CLOSE)
 
 
+def test_vectors_alone_come_in_the_order_of_the_rows(artifacts: dict[str, Path]) -> None:
+    module = NeuronTransformer(artifacts["sentence-embedding"])
+    features = module.preprocess(TEXTS)  # not sorted, as `encode` has them
+    alone, beside = (module(features, with_tokens=wanted) for wanted in (False, True))
+    assert alone.keys() == beside.keys() - {"token_embeddings"}
+    torch.testing.assert_close(alone["sentence_embedding"], beside["sentence_embedding"], **CLOSE)
+
+
 def test_every_program_serves_what_is_cheapest_by_it(artifacts: dict[str, Path]) -> None:
     model = NeuronSentenceTransformer(artifacts["sentence-embedding"])
-    model.encode(TEXTS)
+    model.encode(TEXTS, batch_size=8)
     served = model[0].model.session.served
     # Nine texts of up to 16 tokens, one of which fills the row left by three of up to 32; and three of up to 64. Eight
     # at a time, as batch_size=8 says, would take a call more.
@@ -207,6 +215,12 @@ def test_what_isnt_for_sentences_is_refused(exported: Callable[..., Path]) -> No
         NeuronSentenceTransformer(exported("feature-extraction"))
     with pytest.raises(errors.InvalidOptionError, match=r"backend.*similarity_fn_name"):
         NeuronSentenceTransformer(exported("sentence-embedding"), backend="onnx")
+
+
+@pytest.mark.parametrize("texts", [[("A question?", "A text.")], [3], [{"text": "A."}]], ids=["pair", "number", "row"])
+def test_what_isnt_a_text_is_refused_in_one_line(artifacts: dict[str, Path], texts: list[Any]) -> None:
+    with pytest.raises(errors.InvalidOptionError, match=f"{type(texts[0]).__name__}.*must be texts"):
+        NeuronSentenceTransformer(artifacts["sentence-embedding"]).encode(texts)
 
 
 def test_modules_of_an_artifact_name_no_code(artifacts: dict[str, Path], copied: Callable[[Path], Path]) -> None:
