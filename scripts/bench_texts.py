@@ -16,7 +16,7 @@ import torch
 from bench_peers import Peer, differ
 from bench_tools import Row, over, take_turns, timer
 
-from neuronbert import Predictor, StaticShape, tokenization
+from neuronbert import Predictor, StaticShape, choose_buckets, tokenization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,10 +49,11 @@ def texts(models: Models, rounds: int) -> list[Row]:
     with ExitStack() as stack:
         peers = {kind: stack.enter_context(Peer(models, kind, models.minilm)) for kind in PEERS}
         candidates = {name: timer(call) for name, call in calls.items()}
+        answers = {name: call() for name, call in calls.items()}
         for kind, peer in peers.items():
             expected = peer.load("texts", case)
-            for name, call in calls.items():
-                differ(f"{PEERS[kind]} beside {name}", call(), expected, ROUNDING)
+            for name, answer in answers.items():
+                differ(f"{PEERS[kind]} beside {name}", answer, expected, ROUNDING)
             candidates[kind] = peer.candidate("texts")
         taken = take_turns(candidates, rounds, models.seconds)
     mean = sum(lengths) / len(lengths)
@@ -93,8 +94,6 @@ def documentation(tokenizer: Any) -> list[str]:
 
 def choose(lengths: Sequence[int], count: int) -> tuple[StaticShape, ...]:
     """The buckets that the library chooses for rows of these lengths."""
-    from neuronbert import choose_buckets
-
     chosen = choose_buckets(lengths, count, batch_size=BATCH)
     return tuple(StaticShape(BATCH, length) for length in chosen.lengths)
 

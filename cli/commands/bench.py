@@ -38,7 +38,8 @@ def bench(
         typer.Option(help='Texts to call with, one {"text": ...} a line.', show_default="full rows of random ids"),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="What to compare with.", show_default="what it was exported from")
+        str | None,
+        typer.Option("--reference", "--model", help="What to compare with.", show_default="what it was exported from"),
     ] = None,
     no_reference: Annotated[bool, typer.Option("--no-reference", help="Compare with nothing.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the latencies into this .svg file.")] = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from neuronbert.errors import MissingPackageError, StorageError
@@ -55,6 +56,8 @@ def draw(report: BenchReport) -> bytes:
     import pygal  # noqa: PLC0415  an extra
     from pygal.style import CleanStyle  # noqa: PLC0415
 
+    # Its finder is of a kind that Python warns of at every later import, and is for plug-ins that aren't used here.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
     style: Any = CleanStyle(font_family="sans-serif", value_font_size=11, label_font_size=11)
     chart: Any = pygal.Bar(
         style=style,

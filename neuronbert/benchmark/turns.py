@@ -257,8 +257,7 @@ def take_turns(candidates: Sequence[Call], spec: BenchSpec) -> list[list[list[fl
 def _timed(call: Call, budget: float) -> list[float]:
     seconds: list[float] = []
     end = time.perf_counter() + budget
-    start = 0.0
-    while start < end and len(seconds) < _MOST_CALLS:
+    while not seconds or (time.perf_counter() < end and len(seconds) < _MOST_CALLS):
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)

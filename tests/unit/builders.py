@@ -10,6 +10,7 @@ from typing import Any
 
 from neuronbert import manifest as schema
 from neuronbert.artifact import seal, staged
+from neuronbert.benchmark.report import BenchReport, Case, Timing
 from neuronbert.manifest import CompilerInfo, InputSpec, Manifest, OutputSpec, ProgramSpec, Source
 from neuronbert.provenance import digest
 from neuronbert.report import Check, Measure, ValidationReport
@@ -93,6 +94,39 @@ def make_report(*checks: Check, **changes: Any) -> ValidationReport:
         "checks": checks,
     }
     return ValidationReport(**{**fields, **changes})
+
+
+def make_case(
+    *,
+    program: list[list[float]] = [[0.1]],  # noqa: B006  never changed
+    reference: list[list[float]] | None = [[0.2]],  # noqa: B006
+    **changes: Any,
+) -> Case:
+    """A case of calls that took so many seconds, round by round."""
+    fields: dict[str, Any] = {"bucket": "1x128", "rows": 1, "tokens": 128, "cores": 1, **changes}
+    timings = {"program": program, "reference": reference}
+    made = {who: taken and Timing.of(taken, fields["rows"], fields["tokens"]) for who, taken in timings.items()}
+    return Case(**fields, **made)
+
+
+def make_bench_report(*cases: Case, **changes: Any) -> BenchReport:
+    fields: dict[str, Any] = {
+        "neuronbert_version": "0.1.0",
+        "created": "2026-01-02T03:04:05+00:00",
+        "artifact": "out",
+        "task": "fill-mask",
+        "target": "cpu",
+        "auto_cast": "matmul bf16",
+        "program_sha256": DIGEST,
+        "reference": "BertForMaskedLM of bert in fp32",
+        "inputs": "full rows of seeded ids",
+        "rounds": 1,
+        "processors": 2,
+        "versions": {"torch": "2.13.0"},
+        "load_before": 0.1,
+        "load_after": 0.1,
+    }
+    return BenchReport(**{**fields, **changes}, cases=cases)
 
 
 def start_python(code: str, *arguments: object) -> subprocess.Popen[str]:
