@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from neuronbert.shapes import StaticShape as StaticShape
     from neuronbert.spec import ExportSpec as ExportSpec
     from neuronbert.validation import validate as validate
+    from neuronbert.workers.pool import Pool as Pool
 
 _HOMES = {
     "artifact": ("Artifact",),
@@ -117,6 +118,7 @@ _HOMES = {
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),
     "validation": ("validate",),
+    "workers.pool": ("Pool",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

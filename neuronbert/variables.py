@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from neuronbert.errors import InvalidOptionError
 from neuronbert.sdk import KINDS
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from neuronbert.sdk import Device
 
-_VISIBLE: Final = "NEURON_RT_VISIBLE_CORES"
-_NUMBER: Final = "NEURON_RT_NUM_CORES"
+VISIBLE: Final = "NEURON_RT_VISIBLE_CORES"
+NUMBER: Final = "NEURON_RT_NUM_CORES"
 _LNC: Final = "NEURON_LOGICAL_NC_CONFIG"
 _FLAGS: Final = "NEURON_CC_FLAGS"
 _OVERRIDE: Final = "NEURON_PLATFORM_TARGET_OVERRIDE"
@@ -37,7 +38,7 @@ _OURS: Final = (*_LNC_OPTIONS, "--auto-cast", "--auto-cast-type", "--optlevel", 
 _BF16: Final = ("XLA_USE_BF16", "XLA_DOWNCAST_BF16")
 _REMOVED: Final[Mapping[str, str]] = {
     "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": "it was removed in 2.31",
-    "NEURONCORE_GROUP_SIZES": f"it was replaced by {_VISIBLE} and {_NUMBER}",
+    "NEURONCORE_GROUP_SIZES": f"it was replaced by {VISIBLE} and {NUMBER}",
 }
 """release-notes/components/runtime; general/announcements/neuron1.x/eol-ncgs-env_2."""
 
@@ -83,6 +84,28 @@ def find_conflicts(
     return tuple(conflict for rule in rules for conflict in rule)
 
 
+def find_cores(environ: Mapping[str, str], device: Device | None) -> range | None:
+    """The NeuronCores that this process may use, by their numbers; None if that can't be told.
+
+    Args:
+        environ: The environment; empty values count as unset.
+        device: The devices of this machine.
+
+    Raises:
+        InvalidOptionError: the environment names cores that there can't be.
+    """
+    given = {name: value.strip() for name, value in environ.items() if value.strip()}
+    for conflict in (*_check_visible(given, _count(given, device)), *_check_number(given, _count(given, device))):
+        if conflict.fatal:
+            raise InvalidOptionError(conflict.variable, given[conflict.variable], f"another: {conflict.fix}")
+    if VISIBLE in given:
+        parts = [_RANGE.fullmatch(part.strip()) for part in given[VISIBLE].split(",")]
+        numbers = [int(number) for part in parts if part for number in part.groups() if number]
+        return range(numbers[0], numbers[-1] + 1)
+    count = int(given.get(NUMBER, "0")) or _count(given, device)
+    return None if count is None else range(count)
+
+
 def _count(given: Mapping[str, str], device: Device | None) -> int | None:
     """How many cores the runtime counts; None if it can't be told."""
     if device is None or device.target is None:
@@ -99,39 +122,37 @@ def _has_lnc(target: str) -> bool:
 
 def _check_visible(given: Mapping[str, str], count: int | None) -> Iterator[Conflict]:
     """neuron-runtime/guides/nrt-developer-guide: a list of numbers and ranges, contiguous and increasing."""
-    text = given.get(_VISIBLE)
+    text = given.get(VISIBLE)
     if text is None:
         return
     parts = [_RANGE.fullmatch(part.strip()) for part in text.split(",")]
     ranges = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
     if len(ranges) < len(parts):
-        yield Conflict(
-            _VISIBLE, f"is {text[:_SHOWN]!r}, which is no list of cores", f"export {_VISIBLE}=0-1", fatal=True
-        )
+        yield Conflict(VISIBLE, f"is {text[:_SHOWN]!r}, which is no list of cores", f"export {VISIBLE}=0-1", fatal=True)
         return
     joined = all(after[0] == before[1] + 1 for before, after in pairwise(ranges))
     if not joined or any(low > high for low, high in ranges):
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         problem = f"is {text}; its cores must follow one another, in increasing order"
-        yield Conflict(_VISIBLE, problem, f"export {_VISIBLE}={min(low, high)}-{high}", fatal=True)
+        yield Conflict(VISIBLE, problem, f"export {VISIBLE}={min(low, high)}-{high}", fatal=True)
     elif count is not None and ranges[-1][1] >= count:
         problem = f"is {text}, but this machine has {count} cores, 0 to {count - 1}"
-        yield Conflict(_VISIBLE, problem, f"export {_VISIBLE}=0-{count - 1}", fatal=True)
+        yield Conflict(VISIBLE, problem, f"export {VISIBLE}=0-{count - 1}", fatal=True)
 
 
 def _check_number(given: Mapping[str, str], count: int | None) -> Iterator[Conflict]:
     """neuron-runtime/guides/configuration-guide: 1 to all of them, 0 for all; the list of cores wins."""
-    text = given.get(_NUMBER)
+    text = given.get(NUMBER)
     if text is None:
         return
-    if _VISIBLE in given:
-        problem = f"is {text}, but {_VISIBLE}={given[_VISIBLE]} takes precedence over it"
-        yield Conflict(_NUMBER, problem, f"unset {_NUMBER}", fatal=False)
+    if VISIBLE in given:
+        problem = f"is {text}, but {VISIBLE}={given[VISIBLE]} takes precedence over it"
+        yield Conflict(NUMBER, problem, f"unset {NUMBER}", fatal=False)
     elif not re.fullmatch(r"[0-9]{1,6}", text):
-        yield Conflict(_NUMBER, f"is {text[:_SHOWN]!r}, which is no number of cores", f"unset {_NUMBER}", fatal=True)
+        yield Conflict(NUMBER, f"is {text[:_SHOWN]!r}, which is no number of cores", f"unset {NUMBER}", fatal=True)
     elif count is not None and int(text) > count:
         problem = f"is {text}, but this machine has {count} cores"
-        yield Conflict(_NUMBER, problem, f"export {_NUMBER}={count}", fatal=True)
+        yield Conflict(NUMBER, problem, f"export {NUMBER}={count}", fatal=True)
 
 
 def _check_lnc(given: Mapping[str, str], target: str | None) -> Iterator[Conflict]:
