@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 from neuronbert import answers, hub, tokenization
 from neuronbert.backends.base import ANYWHERE
 from neuronbert.errors import EmptyInputError
-from neuronbert.runtime import Session
 from neuronbert.shapes import chunk
+from neuronbert.workers.pool import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from torch import Tensor
+
     from neuronbert import decoding
     from neuronbert.backends.base import Placement
     from neuronbert.decoding import Reply, Row
+    from neuronbert.runtime import Session
 
 
 _TEXTS: Final = "The list of texts"
@@ -54,10 +57,24 @@ class Predictor:
         revision: str | None = None,
         token: str | bool | None = None,
         placement: Placement = ANYWHERE,
+        workers: int | None = None,
     ) -> Predictor:
-        """Verify and load an artifact: a local folder or a Hub id, onto the NeuronCores of a placement."""
+        """Verify and load an artifact: a local folder or a Hub id.
+
+        Args:
+            model: The folder or id.
+            revision: Branch, tag or commit of a Hub id.
+            token: For the Hub; None takes the one that is logged in.
+            placement: Which NeuronCores the programs go to.
+            workers: Load it in so many processes (Pool) in place of this one.
+        """
         path = hub.resolve(model, revision=revision, token=token, files=None).path
-        return cls(Session.open(path, placement=placement))
+        session = load(path, placement=placement, workers=workers)
+        try:
+            return cls(session)
+        except BaseException:
+            session.close()
+            raise
 
     def predict(self, rows: Sequence[Row], *, truncate: bool = False, top_k: int = 5) -> list[Reply]:
         """Answer rows of text, as many as there are, in order.
@@ -73,7 +90,8 @@ class Predictor:
         """
         if not rows:
             raise EmptyInputError(_TEXTS)
-        return [answer for call in self._calls(rows, truncate, top_k) for answer in self._answer(call)]
+        answered = self.session.spread(self._run, self._calls(rows, truncate, top_k))
+        return [answer for call, outputs in answered for answer in self._read(call, outputs)]
 
     def _calls(self, rows: Sequence[Row], truncate: bool, top_k: int) -> Iterator[decoding.Call]:
         options: dict[str, Any] = {**self._settings, "top_k": top_k}
@@ -83,5 +101,9 @@ class Predictor:
         for some in chunk(self._shapes, lengths):
             yield answers.encode(self.task, self.tokenizer, [rows[index] for index in some], **options)
 
-    def _answer(self, call: decoding.Call) -> list[Reply]:
-        return answers.READERS[self.task].decode(call, self.session.run(call.inputs))
+    def _run(self, call: decoding.Call) -> tuple[decoding.Call, dict[str, Tensor]]:
+        # Nothing else: in a pool this is called from several threads, and a tokenizer is for one at a time.
+        return call, self.session.run(call.inputs)
+
+    def _read(self, call: decoding.Call, outputs: dict[str, Tensor]) -> list[Reply]:
+        return answers.READERS[self.task].decode(call, outputs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,10 +34,14 @@ from neuronbert.shapes import smallest_fit
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Iterable, Iterator
 
     from neuronbert.backends.base import Placement, Program, Runtime
     from neuronbert.manifest import InputSpec, Manifest, OutputSpec
     from neuronbert.shapes import StaticShape
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 _INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool})
 
@@ -124,6 +128,23 @@ class Session:
             wanted = ", ".join(str(list(sizes)) for sizes in expected)
             raise ArtifactCorruptError(self._file(shape), f"gives outputs of shape {found} in place of {wanted}")
         return dict(zip(self._names, outputs if full else unpad(outputs, self._outputs, dims), strict=True))
+
+    def spread(self, function: Callable[[Given], Found], items: Iterable[Given]) -> Iterator[Found]:
+        """Call a function that calls `run`, once for each item; the results in the order of the items.
+
+        Here one after another. In a pool side by side, items being taken as workers need them: give those that take
+        longest first.
+        """
+        return map(function, items)
+
+    def close(self) -> None:
+        """Let go of what a pool holds. A session of one process holds nothing but memory, and goes with it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Go on with other weights of the same architecture.

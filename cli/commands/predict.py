@@ -22,6 +22,7 @@ def predict(
     file: Annotated[Path | None, typer.Option(help="Rows, one JSON object a line, in place of texts.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Candidates for a mask or a next token.")] = 5,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Run calls in so many processes, side by side.")] = None,
     revision: Revision = None,
     token: Token = None,
     json_: Json = False,
@@ -35,9 +36,10 @@ def predict(
         progress("loading")
         from neuronbert import Predictor
 
-        predictor = Predictor.from_pretrained(artifact, revision=revision, token=token)
-        progress("answering")
-        answers = predictor.predict(asked, truncate=truncate, top_k=top_k)
+        predictor = Predictor.from_pretrained(artifact, revision=revision, token=token, workers=workers)
+        with predictor.session:
+            progress("answering")
+            answers = predictor.predict(asked, truncate=truncate, top_k=top_k)
     if json_:
         _output.as_json(answers)
         return

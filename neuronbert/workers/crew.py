@@ -19,7 +19,7 @@ from neuronbert.errors import NeuronBertError, PoolClosedError, WorkerLostError,
 from neuronbert.workers.process import Worker, WorkerEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -28,8 +28,6 @@ State = Literal["starting", "idle", "busy", "down", "closed"]
 
 _DEATHS: Final = 2
 """Workers that one call may cost."""
-_AHEAD: Final = 2
-"""Calls at a time for each worker: one that runs, and one that waits so that it need not."""
 _LONGEST_PAUSE: Final = 60.0
 _GRACE: Final = 2.0
 """Seconds that idle workers have to end by themselves."""
@@ -149,21 +147,6 @@ class Crew:
                 raise down
             self._queue.put(call)
         return call.answer
-
-    def map(self, calls: Iterable[tuple[str, Sequence[memoryview]]]) -> Iterator[tuple[Tensor, ...]]:
-        """The outputs of calls, each given with its name, in order; never more than two to a worker are under way."""
-        most = _AHEAD * len(self._seats)
-        waiting: deque[Future[tuple[Tensor, ...]]] = deque()
-        try:
-            for call in calls:
-                waiting.append(self.submit(*call))
-                if len(waiting) == most:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for answer in waiting:
-                answer.cancel()
 
     def health(self) -> tuple[Health, ...]:
         """How every worker is, now."""

@@ -6,9 +6,11 @@ Owns: Pool: what a Session does but for the programs, which are run elsewhere. K
 from __future__ import annotations
 
 import weakref
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from neuronbert.artifact import Artifact
 from neuronbert.backends import registry
@@ -20,14 +22,19 @@ from neuronbert.workers.crew import Crew
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
     from neuronbert.backends.base import Placement, Program
     from neuronbert.manifest import Manifest
+    from neuronbert.runtime import Found, Given
     from neuronbert.shapes import StaticShape
     from neuronbert.workers.crew import Health
+
+
+_AHEAD: Final = 2
+"""Calls at a time for each worker: one that runs, and one that waits so that the worker need not."""
 
 
 class Pool(Session):
@@ -98,23 +105,26 @@ class Pool(Session):
         """
         return cls(Artifact.open(Path(path).absolute()), workers, placement=placement, timeout=timeout)
 
-    def map(self, calls: Iterable[tuple[StaticShape, Sequence[Tensor]]]) -> Iterator[tuple[Tensor, ...]]:
-        """Run calls side by side.
+    def spread(self, function: Callable[[Given], Found], items: Iterable[Given]) -> Iterator[Found]:
+        """Call a function that calls `run`, once for each item; the results in the order of the items.
 
-        Give the largest first: then the workers end at about the same time.
-
-        Args:
-            calls: Shapes that are compiled, each with its inputs, padded to it. They are taken as workers need them,
-                never more than two to a worker that are not answered or whose answer was not taken.
-
-        Yields:
-            The outputs of each call, in the order of the calls.
+        Items are taken as workers need them: never are there more than two to a worker whose results were not taken.
 
         Raises:
-            NeuronBertError: a call failed. Those that have been given out are finished, and their outputs dropped.
+            Exception: whatever the function raises, in its place; the calls that come after it are dropped.
         """
-        numbers = {shape: number for number, shape in enumerate(self.manifest.shapes)}
-        return self._crew.map((shape.name, process.ask(numbers[shape], tensors)) for shape, tensors in calls)
+        most = _AHEAD * len(self.health())
+        threads = ThreadPoolExecutor(most, thread_name_prefix="neuronbert-call")
+        waiting: deque[Future[Found]] = deque()
+        try:
+            for item in items:
+                waiting.append(threads.submit(function, item))
+                if len(waiting) == most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def health(self) -> tuple[Health, ...]:
         """How every worker is, now."""
@@ -124,11 +134,12 @@ class Pool(Session):
         """End all workers. Calls that still run get a PoolClosedError."""
         self._close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_error: object) -> None:
-        self.close()
+def load(path: str | os.PathLike[str], *, placement: Placement = ANYWHERE, workers: int | None = None) -> Session:
+    """An artifact loaded in this process, or in as many others as are asked for."""
+    if workers is None:
+        return Session.open(path, placement=placement)
+    return Pool.open(path, placement=placement, workers=workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,5 +168,4 @@ class _Remote:
     name: str
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        (outputs,) = self.crew.map([(self.name, process.ask(self.number, inputs))])
-        return outputs
+        return self.crew.submit(self.name, process.ask(self.number, inputs)).result()
