@@ -89,10 +89,12 @@ class Crew:
     Args:
         hire: Starts the worker of a number.
         count: How many there are.
+        one_first: Start the others when the first is ready: where loading compiles, they find what it left.
     """
 
-    def __init__(self, hire: Callable[[int], Worker], count: int) -> None:
+    def __init__(self, hire: Callable[[int], Worker], count: int, *, one_first: bool = False) -> None:
         self._hire = hire
+        self._one_first = one_first
         self._owner = os.getpid()
         self._queue = _Queue()
         self._changed = Condition()
@@ -110,19 +112,26 @@ class Crew:
             NeuronBertError: one of them is not; all are ended.
         """
         try:
-            for thread in self._threads:
+            if self._one_first:
+                self._threads[0].start()
+                self._settle(self._seats[:1])
+            for thread in self._threads[self._one_first :]:
                 thread.start()
-            with self._changed:
-                self._changed.wait_for(self._settled)
-                failed = next((seat.error for seat in self._seats if seat.error), None)
-            if failed:
-                raise failed
+            self._settle(self._seats)
         except BaseException:
             self.close()
             raise
 
-    def _settled(self) -> bool:
-        return any(seat.error for seat in self._seats) or all(seat.state != "starting" for seat in self._seats)
+    def _settle(self, seats: Sequence[_Seat]) -> None:
+        """Wait until these workers are ready, or one of them can't be."""
+
+        def failed() -> NeuronBertError | None:
+            return next((seat.error for seat in seats if seat.error), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: failed() or all(seat.state != "starting" for seat in seats))
+            if error := failed():
+                raise error
 
     def submit(self, name: str, message: Sequence[memoryview]) -> Future[tuple[Tensor, ...]]:
         """Queue a call.

@@ -77,7 +77,8 @@ class Pool(Session):
             process.Plan(artifact.path, manifest.programs_sha256, share.threads, share.environment, timeout)
             for share in shares
         ]
-        self._crew = Crew(lambda number: process.Worker(plans[number]), workers)
+        compiling = manifest.backend == "torchneuron"  # it does when it loads, and keeps what comes of it
+        self._crew = Crew(lambda number: process.Worker(plans[number]), workers, one_first=compiling)
         self._close = weakref.finalize(self, self._crew.close)  # at the latest when the interpreter ends
         super().__init__(artifact, _Elsewhere(self._crew))
 
