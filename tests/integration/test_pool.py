@@ -102,6 +102,12 @@ def stopped(*pids: int) -> Iterator[None]:
                 os.kill(process, signal.SIGCONT)
 
 
+def start(command: list[Any]) -> subprocess.Popen[str]:
+    """A command in a process group of its own, which gets signals as from a terminal: all of it at once."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+
+
 def busy(pool: Pool) -> list[Health]:
     return [worker for worker in pool.health() if worker.state == "busy"]
 
@@ -275,6 +281,7 @@ def test_a_forgotten_pool_closes(artifact: Path) -> None:
 
 
 def test_a_forked_process_leaves_the_workers_alone(pool: Pool) -> None:
+    before = [(worker.pid, worker.restarts) for worker in pool.health()]
     child = os.fork()
     if not child:
         try:
@@ -286,6 +293,7 @@ def test_a_forked_process_leaves_the_workers_alone(pool: Pool) -> None:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     assert pool.run(rows(1, 8))
+    assert [(worker.pid, worker.restarts) for worker in pool.health()] == before
 
 
 def test_a_worker_that_does_not_start_is_one_error(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,10 +316,10 @@ def test_interrupting_a_command_leaves_no_process(artifact: Path, tmp_path: Path
     texts.write_text('{"text": "a row"}\n' * 200_000)
     before = set(Path("/dev/shm").iterdir())
     command = [sys.executable, "-m", "cli", "predict", artifact, "--file", texts, "--workers", "2"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start(command) as process:
         wait(lambda: len(workers_of(process.pid)) == 2)
         pids = workers_of(process.pid)
-        process.send_signal(number)
+        os.killpg(process.pid, number)
         out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
     assert not any(map(alive, pids))
@@ -331,24 +339,29 @@ def test_interrupting_calls_leaves_no_process(artifact: Path) -> None:
             print("interrupted")
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(artifact)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start(command) as process:
         assert process.stdout is not None
         pids = [int(word) for word in process.stdout.readline().split()]
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (0, "interrupted\n", "")
     assert len(pids) == 2
     assert not any(map(alive, pids))
 
 
-def test_workers_end_with_their_parent_however_it_ends(artifact: Path) -> None:
+def test_a_worker_in_a_call_ends_with_its_parent_however_that_ends(exported: Callable[..., Path]) -> None:
     code = """
-        import sys
+        import sys, threading, time, torch
         from neuronbert import Pool
         pool = Pool.open(sys.argv[1], workers=1)
+        rows = {"input_ids": torch.ones(400_000, 4, dtype=torch.int64)}  # for minutes, one by one
+        threading.Thread(target=pool.run, args=[rows], daemon=True).start()
+        while pool.health()[0].busy_seconds < 1:  # until the whole call is over there
+            time.sleep(0.05)
         print(pool.health()[0].pid, flush=True)
         sys.stdin.read()
     """
+    artifact = exported("feature-extraction", StaticShape(1, 4), dynamic_batch=True)
     command = [sys.executable, "-c", textwrap.dedent(code), str(artifact)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
