@@ -3,8 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from textwrap import indent
 from typing import Any
 
 _STDOUT, _STDERR = 1, 2
@@ -22,9 +23,21 @@ def data(text: str) -> None:
 
 def as_json(value: Any) -> None:
     """Print a value as JSON on stdout."""
+    sys.stdout.write(_json(value) + "\n")
+
+
+def as_json_list(values: Iterable[Any]) -> None:
+    """Print values as a JSON list on stdout, each as it comes."""
+    before = "["
+    for value in values:
+        sys.stdout.write(f"{before}\n{indent(_json(value), '  ')}")
+        before = ","
+    sys.stdout.write("\n]\n")
+
+
+def _json(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    sys.stdout.write("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
-    sys.stdout.write("\n")
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def note(text: str) -> None:

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert import decoding
+import torch
+
+from neuronbert import decoding, spans
 from neuronbert.decoding import Call
 from neuronbert.errors import (
     EmptyInputError,
     EmptyTextError,
     InvalidTextError,
     MissingTextError,
+    NoMaskError,
     QuestionTooLongError,
-    UnevenRowsError,
 )
+from neuronbert.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from neuronbert.decoding import Reply, Row
+    from neuronbert.decoding import Item, Reply, Row
 
 _ROWS: Final = "The list of texts"
 
@@ -36,25 +40,52 @@ class Reader:
 
     Attributes:
         fields: What a row must have: the names of texts.
-        decode: A call and its outputs to an answer for each row.
+        decode: A call and its outputs to an answer for each row; or, with `merge`, to what each window tells of it.
         optional: A second text that a row may have.
         many: The field that holds several texts, for multiple choice.
+        merge: A row and what its windows tell, to its answer. Only such tasks can be answered window by window.
+        cut: Which text is cut into windows: the first (0) or the second (1).
     """
 
     fields: tuple[str, ...]
-    decode: Callable[[Call, Mapping[str, Tensor]], list[Reply]]
+    decode: Callable[[Call, Mapping[str, Tensor]], list[Any]]
     optional: str = ""
     many: str = ""
+    merge: Callable[[Row, Sequence[Any]], Reply] | None = None
+    cut: int = 0
 
 
-def encode(task: str, tokenizer: Any, rows: Sequence[Row], **options: Any) -> Call:
-    """Tokenize rows for a task, padded to the longest.
+def encode(task: str, tokenizer: Any, rows: Sequence[Row], *, max_length: int | None = None, **options: Any) -> Call:
+    """Tokenize rows for a task into one call, padded to the longest.
+
+    Args:
+        task: A canonical task name.
+        tokenizer: A fast tokenizer.
+        rows: What to answer; for multiple choice all with as many choices.
+        max_length: Truncate to so many tokens.
+        options: As in Call.
+
+    Raises:
+        TextError: a row lacks a text, or has an empty one.
+    """
+    return assemble(task, tokenizer, rows, tokenize(task, tokenizer, rows, max_length=max_length), **options)
+
+
+def decode(task: str, call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
+    """An answer for each row of a call that holds the whole of each."""
+    reader = READERS[task]
+    found = reader.decode(call, outputs)
+    return [reader.merge(row, [part]) for row, part in zip(call.rows, found, strict=True)] if reader.merge else found
+
+
+def tokenize(task: str, tokenizer: Any, rows: Sequence[Row], *, max_length: int | None = None) -> list[Item]:
+    """Tokenize rows for a task, without padding.
 
     Args:
         task: A canonical task name.
         tokenizer: A fast tokenizer.
         rows: What to answer.
-        options: `max_length` truncates; the rest as in Call.
+        max_length: Truncate to so many tokens.
 
     Raises:
         TextError: a row lacks a text, or has an empty one.
@@ -64,27 +95,65 @@ def encode(task: str, tokenizer: Any, rows: Sequence[Row], **options: Any) -> Ca
     reader = READERS[task]
     for row in rows:
         check(task, row)
-    firsts, seconds = _texts(reader, rows)
-    truncation = _truncation(task, tokenizer, firsts, options.pop("max_length", None))
-    encoding = tokenizer(
-        firsts,
-        seconds,
-        padding=True,
-        return_tensors="pt",
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,  # a text that is too long is the program's to refuse
-        **truncation,
-    )
-    for index in range(len(firsts)):
-        found = set(encoding.sequence_ids(index))
-        for place, name in enumerate(("text", "second text")[: 1 + (seconds is not None)]):
-            if place not in found:  # white space of a kind that the tokenizer drops
-                raise EmptyTextError(name)
-    inputs = {name: encoding[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoding}
-    if reader.many:
-        inputs = {name: tensor.view(len(rows), -1, tensor.shape[-1]) for name, tensor in inputs.items()}
-    return Call(rows, encoding, inputs, tokenizer, **options)
+    texts = [pair for row in rows for pair in _texts(reader, row)]
+    windows = iter(_tokenize(task, tokenizer, texts, max_length))
+    items = [tuple(islice(windows, len(row[reader.many]) if reader.many else 1)) for row in rows]
+    if task == "fill-mask" and not all(tokenizer.mask_token_id in window.take("ids") for (window,) in items):
+        raise NoMaskError(tokenizer.mask_token)
+    return items
+
+
+def _tokenize(task: str, tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> list[Window]:
+    # Texts and pairs can't share a call of the tokenizer.
+    windows: dict[int, Window] = {}
+    for size in sorted({len(text) for text in texts}):
+        places = [place for place, text in enumerate(texts) if len(text) == size]
+        firsts, *seconds = ([texts[place][side] for place in places] for side in range(size))
+        encoded = tokenizer(
+            firsts,
+            *seconds,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # a text that is too long is the program's to refuse
+            **_truncation(task, tokenizer, firsts, max_length),
+        )
+        for place, encoding in zip(places, encoded.encodings, strict=True):
+            windows[place] = Window.whole(encoding)
+            _check_visible(encoding, size)
+    return [windows[place] for place in range(len(texts))]
+
+
+def _check_visible(encoding: Any, texts: int) -> None:
+    found = set(encoding.sequence_ids)
+    for sequence, name in enumerate(("text", "second text")[:texts]):
+        if sequence not in found:  # white space of a kind that the tokenizer drops
+            raise EmptyTextError(name)
+
+
+def assemble(task: str, tokenizer: Any, rows: Sequence[Row], items: Sequence[Item], **options: Any) -> Call:
+    """Tokenized rows as one call, padded to the longest.
+
+    Args:
+        task: A canonical task name.
+        tokenizer: The one that they are from.
+        rows: The rows; for multiple choice all with as many choices.
+        items: What they, or windows of them, were tokenized to.
+        options: As in Call.
+    """
+    windows = [window for item in items for window in item]
+    width = max(map(len, windows))
+    padding = tokenizer.pad_token_id or 0
+    inputs = {
+        "input_ids": [[*window.take("ids"), *repeat(padding, width - len(window))] for window in windows],
+        "attention_mask": [[*repeat(1, len(window)), *repeat(0, width - len(window))] for window in windows],
+    }
+    if "token_type_ids" in tokenizer.model_input_names:
+        filling = tokenizer.pad_token_type_id
+        inputs["token_type_ids"] = [
+            [*window.take("type_ids"), *repeat(filling, width - len(window))] for window in windows
+        ]
+    dims = (len(items), len(items[0]), width) if READERS[task].many else (len(items), width)
+    return Call(rows, items, {name: torch.tensor(ids).view(dims) for name, ids in inputs.items()}, tokenizer, **options)
 
 
 def _truncation(task: str, tokenizer: Any, firsts: list[str], max_length: int | None) -> dict[str, Any]:
@@ -130,26 +199,20 @@ def _check_text(name: str, text: str) -> None:
         raise InvalidTextError(name) from error
 
 
-def _texts(reader: Reader, rows: Sequence[Row]) -> tuple[list[str], list[str] | None]:
+def _texts(reader: Reader, row: Row) -> list[tuple[str, ...]]:
+    first = row[reader.fields[0]]
     if reader.many:
-        if len({len(row[reader.many]) for row in rows}) > 1:
-            raise UnevenRowsError(reader.many)
-        firsts = [row[reader.fields[0]] for row in rows for _ in row[reader.many]]
-        return firsts, [text for row in rows for text in row[reader.many]]
-    firsts = [row[reader.fields[0]] for row in rows]
-    name = reader.fields[1] if len(reader.fields) > 1 else reader.optional
-    seconds = [row[name] for row in rows if name and row.get(name) is not None]
-    if seconds and len(seconds) < len(rows):
-        raise UnevenRowsError(name)
-    return firsts, seconds or None
+        return [(first, text) for text in row[reader.many]]
+    second = row.get(reader.fields[1] if len(reader.fields) > 1 else reader.optional)
+    return [(first,) if second is None else (first, second)]
 
 
 READERS: Final[Mapping[str, Reader]] = {
     "feature-extraction": Reader(("text",), decoding.decode_embedding, optional="text_pair"),
     "fill-mask": Reader(("text",), decoding.decode_fill_mask),
     "text-classification": Reader(("text",), decoding.decode_label, optional="text_pair"),
-    "token-classification": Reader(("text",), decoding.decode_tokens),
-    "question-answering": Reader(("question", "context"), decoding.decode_span),
+    "token-classification": Reader(("text",), spans.read_labels, merge=spans.word_entities),
+    "question-answering": Reader(("question", "context"), spans.read_ends, merge=spans.word_span, cut=1),
     "multiple-choice": Reader(("text",), decoding.decode_choice, many="choices"),
     "next-sentence-prediction": Reader(("text", "text_pair"), decoding.decode_next),
     "pre-training": Reader(("text", "text_pair"), decoding.decode_pre_training),

@@ -1,28 +1,26 @@
 """A program's outputs to answers, task by task.
 
-Owns: Call, and a function for each task from it and the outputs to a reply for each row. Knows nothing of programs,
-artifacts or how texts were tokenized.
+Owns: Call, and a function for each task from it and the outputs to a reply for each row; those whose answers are
+stretches of a text are in `spans`. Knows nothing of programs, artifacts or how texts were tokenized.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
-
-from neuronbert.errors import NoMaskError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from neuronbert.windows import Window
+
     Row = Mapping[str, Any]
     Reply = dict[str, Any]
-
-MAX_ANSWER_TOKENS: Final = 30
-"""The longest answer looked for in question answering."""
+    Item = tuple[Window, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +28,9 @@ class Call:
     """Rows as one call.
 
     Attributes:
-        rows: The rows.
-        encoding: What the tokenizer made of them, with offsets.
-        inputs: Its tensors, as programs take them.
+        rows: The rows; one that was cut into windows stands there for each of them.
+        items: The windows that each is tokenized to: one, or for multiple choice one for each choice.
+        inputs: Their tensors, as programs take them.
         tokenizer: The tokenizer.
         labels: Names of the labels by index, from the config.
         independent: Whether labels exclude each other or not (multi-label classification).
@@ -40,17 +38,12 @@ class Call:
     """
 
     rows: Sequence[Row]
-    encoding: Any
+    items: Sequence[Item]
     inputs: dict[str, Tensor]
     tokenizer: Any
     labels: Mapping[int, str] = field(default_factory=dict)
     independent: bool = False
     top_k: int = 5
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest row."""
-        return int(self.inputs["input_ids"].shape[-1])
 
 
 def embed(call: Call, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -83,10 +76,7 @@ def _decode_masks(call: Call, logits: Tensor) -> list[list[list[Reply]]]:
 
 def decode_fill_mask(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     """The likeliest tokens for each mask."""
-    masks = _decode_masks(call, outputs["logits"])
-    if not all(masks):
-        raise NoMaskError(call.tokenizer.mask_token)
-    return [{"masks": found} for found in masks]
+    return [{"masks": found} for found in _decode_masks(call, outputs["logits"])]
 
 
 def decode_label(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
@@ -103,96 +93,6 @@ def decode_label(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
         }
         for row in scores
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A word piece of a text: where it stands, which word it is of, and what it was labelled."""
-
-    start: int
-    end: int
-    word: int | None
-    label: str
-    score: float
-
-
-def _label_pieces(call: Call, outputs: Mapping[str, Tensor], row: int) -> list[_Piece]:
-    scores = torch.softmax(outputs["logits"][row], dim=-1)
-    offsets = call.encoding["offset_mapping"][row].tolist()
-    words = call.encoding.word_ids(row)
-    found = []
-    for place, (start, end) in enumerate(offsets):
-        if words[place] is not None and end > start:
-            best = int(scores[place].argmax())
-            label = call.labels.get(best, f"LABEL_{best}")
-            found.append(_Piece(start, end, words[place], label, float(scores[place, best])))
-    return found
-
-
-def decode_tokens(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
-    """The entities: neighbouring pieces of one label."""
-    return [
-        {"entities": _group(str(row["text"]), _label_pieces(call, outputs, index))}
-        for index, row in enumerate(call.rows)
-    ]
-
-
-def _group(text: str, pieces: list[_Piece]) -> list[Reply]:
-    # Neighbouring pieces of one kind are one entity; B- begins another, unless it stands inside a word.
-    groups: list[dict[str, Any]] = []
-    for piece in pieces:
-        kind = piece.label[2:] if piece.label[:2] in ("B-", "I-") else piece.label
-        if kind == "O":
-            continue
-        last = groups[-1] if groups else None
-        if last is not None and _goes_on(last, piece, kind, text):
-            last.update(end=piece.end, word=piece.word)
-            last["scores"].append(piece.score)
-        else:
-            found = {"label": kind, "start": piece.start, "end": piece.end, "word": piece.word}
-            groups.append({**found, "scores": [piece.score]})
-    return [
-        {
-            "label": group["label"],
-            "text": text[group["start"] : group["end"]],
-            "start": group["start"],
-            "end": group["end"],
-            "score": sum(group["scores"]) / len(group["scores"]),
-        }
-        for group in groups
-    ]
-
-
-def _goes_on(last: Reply, piece: _Piece, kind: str, text: str) -> bool:
-    if last["label"] != kind or text[last["end"] : piece.start].strip():
-        return False
-    return piece.word == last["word"] or not piece.label.startswith("B-")
-
-
-def decode_span(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
-    """The likeliest span of the context."""
-    answers = []
-    for index, row in enumerate(call.rows):
-        context = torch.tensor([sequence == 1 for sequence in call.encoding.sequence_ids(index)])
-        hidden = torch.finfo(torch.float32).min
-        start = outputs["start_logits"][index].masked_fill(~context, hidden).log_softmax(-1)
-        end = outputs["end_logits"][index].masked_fill(~context, hidden).log_softmax(-1)
-        pairs = (start[:, None] + end[None, :]).masked_fill(
-            ~torch.ones(len(start), len(end), dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1),
-            hidden,
-        )
-        first, last = divmod(int(pairs.argmax()), len(end))
-        offsets = call.encoding["offset_mapping"][index].tolist()
-        begin, stop = offsets[first][0], offsets[last][1]
-        answers.append(
-            {
-                "answer": str(row["context"])[begin:stop],
-                "start": begin,
-                "end": stop,
-                "score": float(pairs[first, last].exp()),
-            }
-        )
-    return answers
 
 
 def decode_choice(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
@@ -228,9 +128,9 @@ def decode_pre_training(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply
 def decode_generation(call: Call, outputs: Mapping[str, Tensor]) -> list[Reply]:
     """The likeliest next tokens."""
     # A tokenizer of BERT's ends a text with a special token, so the last token of the text itself is asked.
-    special = call.encoding["special_tokens_mask"].bool()
     answers = []
-    for index in range(len(call.rows)):
-        last = int((~special[index]).nonzero().flatten()[-1])
+    for index, (window,) in enumerate(call.items):
+        special = window.take("special_tokens_mask")
+        last = max(place for place, mark in enumerate(special) if not mark)
         answers.append({"next": _candidates(call, outputs["logits"][index, last])})
     return answers

@@ -10,8 +10,9 @@
     │   │   UnrecordedArtifactError, PoolClosedError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
-    │           InputRangeError, EmptyInputError, BatchTooLargeError, SequenceTooLongError, TextError (MissingTextError,
-    │           EmptyTextError, InvalidTextError, UnevenRowsError, QuestionTooLongError, NoMaskError)
+    │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
+    │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, EmptyTextError,
+    │           InvalidTextError, QuestionTooLongError, NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError,
     │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError
@@ -256,10 +257,13 @@ class MissingInputError(InputError):
 
 
 class InputTypeError(InputError, TypeError):
-    """An input that isn't a tensor."""
+    """An input that is neither a tensor nor an array."""
 
     def __init__(self, name: str, found: str) -> None:
-        super().__init__(f'{name} is a {found}, not a torch.Tensor. Call the tokenizer with return_tensors="pt".')
+        super().__init__(
+            f"{name} is a {found}, not a torch.Tensor or a numpy array. "
+            'Call the tokenizer with return_tensors="pt" (or "np") and padding=True.'
+        )
 
 
 class InputDtypeError(InputError):
@@ -293,6 +297,23 @@ class InputRangeError(InputError):
         )
 
 
+class InputDeviceError(InputError):
+    """An input that isn't on the CPU, from where programs take theirs."""
+
+    def __init__(self, name: str, device: object) -> None:
+        super().__init__(
+            f"{name} is on {device}, but programs take their inputs from the CPU, whatever device they run on. "
+            "Move it there with its method cpu."
+        )
+
+
+class MaskedRowError(InputError):
+    """A row without a token that it may attend to: nothing says what its answer would be."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"attention_mask masks out the whole of row {row}. Leave the row out, or attend to a token.")
+
+
 class EmptyInputError(InputError):
     """Nothing to run on."""
 
@@ -313,11 +334,22 @@ class BatchTooLargeError(InputError):
 class SequenceTooLongError(InputError):
     """Longer rows than any compiled shape holds."""
 
-    def __init__(self, got: int, limit: int) -> None:
+    def __init__(self, got: int, limit: int, *, row: int = 0, others: int = 0) -> None:
+        more = f" ({others} more {'is' if others == 1 else 'are'} too long)" if others else ""
         super().__init__(
-            f"The longest row has {got} tokens, but this artifact was compiled for up to {limit}. "
+            f"Row {row}, the longest, has {got} tokens, but this artifact was compiled for up to {limit}{more}. "
             f"Truncate with tokenizer(..., truncation=True, max_length={limit}) or predict --truncate, "
             "or export again with a longer --sequence-length."
+        )
+
+
+class OutputsTooLargeError(InputError):
+    """Outputs that don't fit in memory."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__(
+            f"The outputs of {rows} rows take {size / 1e9:.1f} GB, which this machine doesn't give. "
+            "Call with fewer rows at a time, or use predict, which keeps the answers only."
         )
 
 
@@ -344,13 +376,6 @@ class InvalidTextError(TextError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The {name} is not valid Unicode: it holds a lone surrogate.")
-
-
-class UnevenRowsError(TextError):
-    """Rows of one call that can't share a tensor."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"The rows of one call differ in {name}: give all of them as many, or call one by one.")
 
 
 class QuestionTooLongError(TextError):

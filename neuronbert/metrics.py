@@ -153,7 +153,7 @@ def _answer(
             answered.append((row, {"similarity": _similarity(row, tokenizer, run, length)}))
             continue
         call = answers.encode(manifest.task, tokenizer, [row], **options)
-        answered.append((row, answers.READERS[manifest.task].decode(call, run(call.inputs))[0]))
+        answered.append((row, answers.decode(manifest.task, call, run(call.inputs))[0]))
     return answered
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
+import numpy as np
 from optimum.modeling_base import OptimizedModel
 from transformers import CONFIG_MAPPING
 from transformers import modeling_outputs as output_classes
@@ -27,6 +28,7 @@ from neuronbert.checkpoint import CONFIG
 from neuronbert.errors import ArtifactCorruptError, InvalidOptionError, ReplacedWeightsError, WrongHeadError, first_line
 from neuronbert.exporter import export as export_artifact
 from neuronbert.modeling import WRAPPED
+from neuronbert.predictor import Predictor
 from neuronbert.publishing import publish
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import TARGET_OPTIONS, ExportSpec
@@ -34,12 +36,14 @@ from neuronbert.workers.pool import load
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
 
     from torch import Tensor, nn
     from transformers import PretrainedConfig
     from transformers.utils import ModelOutput
 
     from neuronbert.backends.base import Placement
+    from neuronbert.decoding import Reply, Row
     from neuronbert.manifest import Manifest
     from neuronbert.runtime import Session
 
@@ -62,8 +66,9 @@ _SYNONYMS: Final = {
 class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is untyped
     """A compiled encoder that is called like the transformers model it was made from.
 
-    Open one with `from_pretrained`. Calls take integer tensors of shape (batch, sequence), or (batch, choices,
-    sequence) for multiple choice, of any size up to the compiled one: they are padded and the outputs sliced back.
+    Open one with `from_pretrained`. Calls take integer tensors or numpy arrays of shape (batch, sequence), or (batch,
+    choices, sequence) for multiple choice: any number of rows of any lengths up to the longest compiled one. They are
+    sorted by length, split over the programs, padded, and the outputs put together again (see `Session.run`).
     Inputs that weren't compiled are ignored; attention_mask and token_type_ids are filled where they are missing.
 
     Attributes:
@@ -79,6 +84,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
     def __init__(self, session: Session) -> None:
         super().__init__(session, _config(session))
         self.session = session
+        self._predictor: Predictor | None = None
         name = find_task(session.manifest.task).output_class
         self._output_class = getattr(output_classes, name, None) or getattr(modeling_bert, name)
 
@@ -167,9 +173,9 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
+        input_ids: Tensor | np.ndarray | None = None,
+        attention_mask: Tensor | np.ndarray | None = None,
+        token_type_ids: Tensor | np.ndarray | None = None,
         **others: Any,
     ) -> ModelOutput:
         """Run one call.
@@ -181,17 +187,32 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             others: Passed if the program takes them, ignored if not.
 
         Returns:
-            transformers' output class for the task, of the caller's batch and sequence, in fp32.
+            transformers' output class for the task, of the caller's batch and sequence, in fp32; of numpy arrays if
+            input_ids is one.
 
         Raises:
             InputError: the call can't be run; the message says which input and why.
         """
-        given = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-        }
-        return self._output_class(**self.session.run({**given, **others}))
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **others}
+        outputs = self.session.run(given)
+        # The class itself would look at each value again: a third of what a call costs besides its program.
+        output = self._output_class.__new__(self._output_class)
+        for name, value in outputs.items():
+            output[name] = value.numpy() if isinstance(input_ids, np.ndarray) else value
+        return output
+
+    def predict(
+        self, rows: Iterable[Row | str], *, truncate: bool = False, stride: int | None = None, top_k: int = 5
+    ) -> list[Reply]:
+        """Answer texts with the artifact's own tokenizer: as `Predictor.predict` does, with the same arguments.
+
+        Raises:
+            NoTokenizerError: the artifact has none.
+            InputError: a row can't be answered.
+        """
+        if self._predictor is None:
+            self._predictor = Predictor(self.session)
+        return self._predictor.predict(rows, truncate=truncate, stride=stride, top_k=top_k)
 
     def replace_weights(self, weights: nn.Module | Mapping[str, Tensor]) -> None:
         """Go on with other weights of the same architecture: those of a model that was trained further.

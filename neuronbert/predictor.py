@@ -1,30 +1,56 @@
 """Texts to answers, for every task.
 
-Owns: Predictor: splits rows over calls. Knows nothing of HTTP.
+Owns: Predictor: deals rows out to calls, and puts their answers together. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert import answers, hub, tokenization
+from neuronbert import answers, hub, tokenization, windows
 from neuronbert.backends.base import ANYWHERE
-from neuronbert.errors import EmptyInputError
-from neuronbert.shapes import chunk
+from neuronbert.errors import EmptyInputError, InvalidOptionError, SequenceTooLongError
+from neuronbert.plan import Step
 from neuronbert.workers.pool import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
-    from neuronbert import decoding
     from neuronbert.backends.base import Placement
-    from neuronbert.decoding import Reply, Row
+    from neuronbert.decoding import Call, Item, Reply, Row
     from neuronbert.runtime import Session
 
 
 _TEXTS: Final = "The list of texts"
+_BLOCK: Final = 2048
+"""Rows that are tokenized, planned and answered together: what is held in memory doesn't grow with the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a row is answered.
+
+    Attributes:
+        reply: The answer, by the names of its parts.
+        buckets: The shapes of the programs that it was run by, as in "8x128": one, or one for each window.
+    """
+
+    reply: Reply
+    buckets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How rows are answered: the options of `stream`."""
+
+    truncate: bool
+    stride: int | None
+    top_k: int
 
 
 class Predictor:
@@ -38,16 +64,16 @@ class Predictor:
 
     Example:
         >>> predictor = Predictor.from_pretrained("my-artifact/")  # doctest: +SKIP
-        >>> predictor.predict([{"text": "A sentence."}])  # doctest: +SKIP
+        >>> predictor.predict(["A sentence.", "Another one."])  # doctest: +SKIP
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.task = session.manifest.task
         self.tokenizer = tokenization.require(session.artifact.path)
+        self._reader = answers.READERS[self.task]
         self._settings = answers.settings(session.artifact.config())
-        self._shapes = session.manifest.shapes
-        self._length = max(shape.sequence_length for shape in self._shapes)
+        self._length = max(shape.sequence_length for shape in session.manifest.shapes)
 
     @classmethod
     def from_pretrained(
@@ -76,34 +102,110 @@ class Predictor:
             session.close()
             raise
 
-    def predict(self, rows: Sequence[Row], *, truncate: bool = False, top_k: int = 5) -> list[Reply]:
-        """Answer rows of text, as many as there are, in order.
+    def predict(
+        self, rows: Iterable[Row | str], *, truncate: bool = False, stride: int | None = None, top_k: int = 5
+    ) -> list[Reply]:
+        """Answer rows of text, as many as there are and of any lengths, in order.
 
         Args:
-            rows: Mappings with the texts that the task takes: "text" (and "text_pair"), "question" and "context", or
-                "text" and "choices".
-            truncate: Cut rows that are longer than the program; by default they are an error.
+            rows: Texts; or mappings with the texts that the task takes: "text" (and "text_pair"), "question" and
+                "context", or "text" and "choices".
+            truncate: Cut rows that are longer than the programs; by default they are an error.
+            stride: Answer them in windows that share so many tokens; for question answering and token classification.
             top_k: How many candidates to give for a mask or a next token.
 
         Raises:
-            InputError: a row can't be answered.
+            InputError: a row can't be answered. If it lacks a text or is too long, nothing was run.
+            InvalidOptionError: the task has no windows, or they would not get on.
         """
-        if not rows:
+        return [answer.reply for answer in self.stream(rows, truncate=truncate, stride=stride, top_k=top_k)]
+
+    def stream(
+        self, rows: Iterable[Row | str], *, truncate: bool = False, stride: int | None = None, top_k: int = 5
+    ) -> Iterator[Answer]:
+        """Answer rows of text one after another, in memory that doesn't grow with their number.
+
+        Takes what `predict` takes and raises what it raises; also says which programs ran.
+        """
+        options = _Options(truncate, stride, top_k)
+        listed = self._check(rows, options)
+        blocks = [listed[first : first + _BLOCK] for first in range(0, len(listed), _BLOCK)]
+        return chain.from_iterable(self._answer(*block, options) for block in self._tokenized(blocks, options))
+
+    def _check(self, rows: Iterable[Row | str], options: _Options) -> list[Row]:
+        if isinstance(rows, (str, Mapping)):
+            raise InvalidOptionError("rows", type(rows).__name__, "a list of texts, or of mappings that hold them")
+        if options.stride is not None and (self._reader.merge is None or options.truncate or options.stride < 0):
+            expected = "0 or more, for question-answering and token-classification only, and without truncate"
+            raise InvalidOptionError("stride", options.stride, expected)
+        listed = [{"text": row} if isinstance(row, str) else row for row in rows]
+        if not listed:
             raise EmptyInputError(_TEXTS)
-        answered = self.session.spread(self._run, self._calls(rows, truncate, top_k))
-        return [answer for call, outputs in answered for answer in self._read(call, outputs)]
+        for row in listed:
+            answers.check(self.task, row)
+        return listed
 
-    def _calls(self, rows: Sequence[Row], truncate: bool, top_k: int) -> Iterator[decoding.Call]:
-        options: dict[str, Any] = {**self._settings, "top_k": top_k}
-        if truncate:
-            options["max_length"] = self._length
-        lengths = [answers.encode(self.task, self.tokenizer, [row], **options).length for row in rows]
-        for some in chunk(self._shapes, lengths):
-            yield answers.encode(self.task, self.tokenizer, [rows[index] for index in some], **options)
+    def _tokenized(
+        self, blocks: Sequence[Sequence[Row]], options: _Options
+    ) -> Iterator[tuple[Sequence[Row], list[list[Item]]]]:
+        if options.truncate or options.stride is not None:
+            return ((block, self._items(block, options)) for block in blocks)
+        # Whether a row is too long is told before any is run. One block is tokenized once; of several only the lengths
+        # could be kept, so they are tokenized twice.
+        first = self._items(blocks[0], options)
+        later = (self._items(block, options) for block in blocks[1:])
+        self._check_lengths([_length(item) for items in chain([first], later) for (item,) in items])
+        rest = ((block, self._items(block, options)) for block in blocks[1:])
+        return chain([(blocks[0], first)], rest)
 
-    def _run(self, call: decoding.Call) -> tuple[decoding.Call, dict[str, Tensor]]:
+    def _check_lengths(self, lengths: Sequence[int]) -> None:
+        too_long = [row for row, length in enumerate(lengths) if length > self._length]
+        if too_long:
+            longest = max(too_long, key=lengths.__getitem__)
+            raise SequenceTooLongError(lengths[longest], self._length, row=longest, others=len(too_long) - 1)
+
+    def _items(self, rows: Sequence[Row], options: _Options) -> list[list[Item]]:
+        cut = self._length if options.truncate else None
+        items = answers.tokenize(self.task, self.tokenizer, rows, max_length=cut)
+        if options.stride is None:
+            return [[item] for item in items]
+        return [
+            [(window,) for window in windows.cut(whole.encoding, self._reader.cut, self._length, options.stride)]
+            for (whole,) in items
+        ]
+
+    def _answer(self, rows: Sequence[Row], items: list[list[Item]], options: _Options) -> Iterator[Answer]:
+        flat = [(row, item) for row, of_row in zip(rows, items, strict=True) for item in of_row]
+        found: list[tuple[Any, str]] = [(None, "")] * len(flat)
+        steps = self._plan([item for _, item in flat])
+        calls = ((step, self._assemble([flat[place] for place in step.rows], options)) for step in steps)
+        for step, call, outputs in self.session.spread(self._run, calls):
+            for place, part in zip(step.rows, self._reader.decode(call, outputs), strict=True):
+                found[place] = part, step.shape.name
+        parts = iter(found)
+        for row, of_row in zip(rows, items, strict=True):
+            told, buckets = zip(*(next(parts) for _ in of_row), strict=True)
+            yield Answer(self._reader.merge(row, told) if self._reader.merge else told[0], buckets)
+
+    def _plan(self, items: Sequence[Item]) -> Iterator[Step]:
+        if not self._reader.many:
+            yield from self.session.plan([_length(item) for item in items])
+            return
+        # Questions with as many choices share calls.
+        for choices in sorted({len(item) for item in items}):
+            places = [place for place, item in enumerate(items) if len(item) == choices]
+            for step in self.session.plan([_length(items[place]) for place in places], choices):
+                yield Step(step.shape, [places[row] for row in step.rows])
+
+    def _assemble(self, some: Sequence[tuple[Row, Item]], options: _Options) -> Call:
+        rows, items = zip(*some, strict=True)
+        return answers.assemble(self.task, self.tokenizer, rows, items, **self._settings, top_k=options.top_k)
+
+    def _run(self, given: tuple[Step, Call]) -> tuple[Step, Call, dict[str, Tensor]]:
         # Nothing else: in a pool this is called from several threads, and a tokenizer is for one at a time.
-        return call, self.session.run(call.inputs)
+        step, call = given
+        return step, call, self.session.run(call.inputs, shape=step.shape)
 
-    def _read(self, call: decoding.Call, outputs: dict[str, Tensor]) -> list[Reply]:
-        return answers.READERS[self.task].decode(call, outputs)
+
+def _length(item: Item) -> int:
+    return max(map(len, item))

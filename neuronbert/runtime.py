@@ -1,49 +1,44 @@
 """A loaded artifact: named tensors in, named tensors out.
 
-Owns: Session: checks a call, picks the program, pads, runs, slices back. Knows nothing of how artifacts are made, nor
-of transformers.
+Owns: Session: splits a call over the programs, pads, runs, and puts the rows together again. Knows nothing of how
+artifacts are made, nor of transformers.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from neuronbert import calls
 from neuronbert.artifact import Artifact
 from neuronbert.backends import registry
 from neuronbert.backends.base import ANYWHERE
-from neuronbert.errors import (
-    ArtifactCorruptError,
-    BatchTooLargeError,
-    EmptyInputError,
-    FixedWeightsError,
-    InputDtypeError,
-    InputRangeError,
-    InputRankError,
-    InputShapeError,
-    InputTypeError,
-    MissingInputError,
-    SequenceTooLongError,
-)
-from neuronbert.padding import pad, unpad
-from neuronbert.shapes import smallest_fit
+from neuronbert.errors import ArtifactCorruptError, BatchTooLargeError, FixedWeightsError, SequenceTooLongError
+from neuronbert.padding import allocate, pad, scatter, unpad
+from neuronbert.plan import Planner, Step, call_costs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from neuronbert.backends.base import Placement, Program, Runtime
-    from neuronbert.manifest import InputSpec, Manifest, OutputSpec
+    from neuronbert.manifest import Manifest, OutputSpec
     from neuronbert.shapes import StaticShape
+
+logger = logging.getLogger("neuronbert")
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
 
-_INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool})
+_WITH_CHOICES: Final = 3
+"""Dimensions of the inputs of multiple choice."""
 
 
 class Session:
@@ -74,6 +69,10 @@ class Session:
         self._dynamic = artifact.manifest.dynamic_batch
         self._rank = len(artifact.manifest.shapes[0].dims)
         self._by_dims = {shape.dims: shape for shape in programs}
+        self._mask = next((at for at, spec in enumerate(self._inputs) if spec.name == calls.MASK), None)
+        self._planners: dict[int | None, Planner] = {}
+        self._lock = threading.Lock()
+        self._served = dict.fromkeys(programs, 0)
         self._shapes = {shape: tuple(_output_dims(spec, shape) for spec in self._outputs) for shape in programs}
 
     @classmethod
@@ -98,14 +97,45 @@ class Session:
         """What the artifact says of itself."""
         return self.artifact.manifest
 
-    def run(self, inputs: Mapping[str, Any], *, shape: StaticShape | None = None) -> dict[str, Tensor]:
-        """Run one call.
+    @property
+    def served(self) -> dict[StaticShape, int]:
+        """How many calls each program has served since the artifact was loaded."""
+        with self._lock:
+            return dict(self._served)
+
+    def plan(self, lengths: Sequence[int], num_choices: int | None = None) -> list[Step]:
+        """Which rows go together into which program, so that all of them cost least.
 
         Args:
-            inputs: Integer tensors of shape (batch, sequence), or (batch, choices, sequence) for multiple choice, by
-                name. Those that the program doesn't take are ignored; attention_mask and token_type_ids are filled
-                where they are missing.
-            shape: Which program to run; by default the smallest that the call fits in.
+            lengths: The tokens of each row.
+            num_choices: The choices of every row, for multiple choice.
+
+        Raises:
+            SequenceTooLongError: a row is longer than every program.
+            BatchTooLargeError: it has more choices than every program.
+        """
+        planner = self._planners.get(num_choices)
+        if planner is None:
+            shapes = [shape for shape in self._programs if (shape.num_choices or 0) >= (num_choices or 0)]
+            if not shapes:
+                most = max(shape.num_choices or 0 for shape in self._programs)
+                raise BatchTooLargeError("choices", num_choices or 0, most, "--num-choices")
+            planner = self._planners[num_choices] = Planner(call_costs(shapes))
+        return planner.plan(lengths)
+
+    def run(self, inputs: Mapping[str, Any], *, shape: StaticShape | None = None) -> dict[str, Tensor]:
+        """Run any number of rows of any lengths.
+
+        A call of exactly a program's shape is run as it is. Any other is split by the lengths of its rows, which the
+        attention mask tells, into calls of the programs that cost least. What a program gives for positions that are
+        masked out is passed on; those that its rows are too short for hold zeros or, where the answer is the largest of
+        a row (question answering), the lowest number that there is.
+
+        Args:
+            inputs: Integer tensors of shape (batch, sequence), or (batch, choices, sequence) for multiple choice, or
+                numpy arrays, by name. Those that the program doesn't take are ignored; attention_mask and
+                token_type_ids are filled where they are missing.
+            shape: Run this program, in one call, in place of what costs least.
 
         Returns:
             fp32 tensors by name, of the caller's batch and sequence, in the manifest's order.
@@ -113,8 +143,52 @@ class Session:
         Raises:
             InputError: the call can't be run; the message says which input and why.
         """
-        tensors, dims = self._check(inputs)
-        shape = shape or self._by_dims.get(dims) or self._choose(dims)
+        tensors = calls.check(inputs, self._inputs, self._rank)
+        dims = tuple(tensors[0].shape)
+        chosen = self._by_dims.get(dims) if shape is None else self._fitting(shape, dims)
+        outputs = self._split(tensors, dims) if chosen is None else self._call(chosen, tensors, dims)
+        return dict(zip(self._names, outputs, strict=True))
+
+    def _fitting(self, shape: StaticShape, dims: tuple[int, ...]) -> StaticShape:
+        if dims[-1] > shape.sequence_length:
+            raise SequenceTooLongError(dims[-1], shape.sequence_length)
+        if dims[0] > shape.batch_size and not self._dynamic:
+            raise BatchTooLargeError("rows", dims[0], shape.batch_size, "--batch-size")
+        if self._rank == _WITH_CHOICES and dims[1] > (shape.num_choices or 0):
+            raise BatchTooLargeError("choices", dims[1], shape.num_choices or 0, "--num-choices")
+        return shape
+
+    def _split(self, tensors: list[Tensor], dims: tuple[int, ...]) -> Sequence[Tensor]:
+        width, choices = dims[-1], dims[1] if self._rank == _WITH_CHOICES else None
+        lengths = calls.lengths(tensors[self._mask]) if self._mask is not None else [width] * dims[0]
+        steps = self._merged(self.plan(lengths, choices)) if self._dynamic else self.plan(lengths, choices)
+        if len(steps) == 1 and steps[0].shape.sequence_length >= width:
+            return self._call(steps[0].shape, tensors, dims)
+        shortest = min(step.shape.sequence_length for step in steps)
+        gathered = allocate(self._outputs, dims, filled=shortest < width)
+        for rows, outputs in self.spread(partial(self._step, tensors), steps):
+            scatter(outputs, self._outputs, rows, gathered)
+        return gathered
+
+    def _step(self, tensors: list[Tensor], step: Step) -> tuple[Tensor, Sequence[Tensor]]:
+        logger.debug("%s serves rows %s", step.shape.name, step.rows)
+        rows, columns = torch.tensor(step.rows), min(tensors[0].shape[-1], step.shape.sequence_length)
+        given = [tensor.index_select(0, rows)[..., :columns] for tensor in tensors]
+        try:
+            return rows, self._call(step.shape, given, tuple(given[0].shape))
+        except Exception as error:
+            error.add_note(f"in a call of {step.shape.name} with {len(step.rows)} rows, row {step.rows[0]} among them")
+            raise
+
+    @staticmethod
+    def _merged(steps: Iterable[Step]) -> list[Step]:
+        # A dynamic batch is the program's to split: over its cores, perhaps.
+        rows: dict[StaticShape, list[int]] = {}
+        for step in steps:
+            rows.setdefault(step.shape, []).extend(step.rows)
+        return [Step(shape, together) for shape, together in rows.items()]
+
+    def _call(self, shape: StaticShape, tensors: list[Tensor], dims: tuple[int, ...]) -> Sequence[Tensor]:
         compiled, expected = shape.dims, self._shapes[shape]
         if self._dynamic and dims[0] != shape.batch_size:
             compiled = (dims[0], *shape.dims[1:])
@@ -127,7 +201,9 @@ class Session:
             found = ", ".join(_described(output) for output in outputs)
             wanted = ", ".join(str(list(sizes)) for sizes in expected)
             raise ArtifactCorruptError(self._file(shape), f"gives outputs of shape {found} in place of {wanted}")
-        return dict(zip(self._names, outputs if full else unpad(outputs, self._outputs, dims), strict=True))
+        with self._lock:
+            self._served[shape] += 1
+        return outputs if full else unpad(outputs, self._outputs, dims)
 
     def spread(self, function: Callable[[Given], Found], items: Iterable[Given]) -> Iterator[Found]:
         """Call a function that calls `run`, once for each item; the results in the order of the items.
@@ -168,48 +244,6 @@ class Session:
     def _file(self, shape: StaticShape) -> Path:
         return self.artifact.path / next(item.file for item in self.manifest.programs if item.shape == shape)
 
-    def _check(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[int, ...]]:
-        tensors: list[Tensor] = []
-        for spec in self._inputs:
-            value = inputs.get(spec.name)
-            if value is None:
-                if spec.default is None:
-                    raise MissingInputError(
-                        spec.name, sorted(name for name, given in inputs.items() if given is not None)
-                    )
-                value = torch.full_like(tensors[0], spec.default)
-                tensors.append(value)
-                continue
-            tensors.append(_as_int64(spec, value))
-            self._check_dims(spec, tensors)
-            _check_range(spec, tensors[-1])
-        return tensors, tuple(tensors[0].shape)
-
-    def _check_dims(self, spec: InputSpec, tensors: list[Tensor]) -> None:
-        first, tensor = tensors[0], tensors[-1]
-        if tensor.dim() != self._rank:
-            expected = ("batch", "choices", "sequence") if self._rank == 3 else ("batch", "sequence")
-            raise InputRankError(spec.name, tuple(tensor.shape), expected)
-        if tensor.shape != first.shape:
-            raise InputShapeError(spec.name, tuple(tensor.shape), self._inputs[0].name, tuple(first.shape))
-        if tensor.numel() == 0:
-            raise EmptyInputError(spec.name)
-
-    def _choose(self, dims: tuple[int, ...]) -> StaticShape:
-        rows = (1, *dims[1:]) if self._dynamic else dims
-        shape = smallest_fit(self._programs, rows)
-        if shape is not None:
-            return shape
-        shapes = tuple(self._programs)
-        longest = max(shape.sequence_length for shape in shapes)
-        if dims[-1] > longest:
-            raise SequenceTooLongError(dims[-1], longest)
-        most_choices = max(shape.num_choices or 1 for shape in shapes)
-        if len(dims) == 3 and dims[1] > most_choices:
-            raise BatchTooLargeError("choices", dims[1], most_choices, "--num-choices")
-        most_rows = max(shape.batch_size for shape in shapes if shape.sequence_length >= dims[-1])
-        raise BatchTooLargeError("rows", dims[0], most_rows, "--batch-size")
-
 
 class _Ordered:
     """A program that nobody made for this loader: its outputs may come by name, and in the model's own float type.
@@ -246,18 +280,3 @@ def _output_dims(spec: OutputSpec, shape: StaticShape) -> tuple[int, ...]:
 
 def _described(output: object) -> str:
     return str(list(output.shape)) if isinstance(output, Tensor) else type(output).__name__
-
-
-def _as_int64(spec: InputSpec, value: object) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise InputTypeError(spec.name, type(value).__name__)
-    if value.dtype not in _INTEGERS:
-        raise InputDtypeError(spec.name, value.dtype)
-    return value if value.dtype is torch.int64 else value.to(torch.int64)
-
-
-def _check_range(spec: InputSpec, tensor: Tensor) -> None:
-    lowest, highest = torch.aminmax(tensor)
-    low, high = int(lowest.item()), int(highest.item())
-    if low < 0 or high > spec.maximum:
-        raise InputRangeError(spec.name, low, high, spec.maximum)

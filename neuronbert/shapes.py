@@ -1,6 +1,6 @@
-"""Static shapes and which of them fits a call.
+"""Static shapes.
 
-Owns: StaticShape and bucket choice, as plain integers. Knows nothing of tensors or models.
+Owns: StaticShape, as plain integers. Knows nothing of tensors or models.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from neuronbert.errors import InvalidShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 MAX_TOKENS = 1 << 20
 """Tokens one program may take in one call; 2**20 is 2048 rows of 512. More is a slip of the keyboard."""
@@ -64,10 +64,6 @@ class StaticShape:
         """By this the smallest program comes first."""
         return self.tokens, self.sequence_length
 
-    def fits(self, dims: tuple[int, ...]) -> bool:
-        """Whether a call of these dimensions can be padded up to this shape."""
-        return len(dims) == len(self.dims) and all(have <= room for have, room in zip(dims, self.dims, strict=True))
-
 
 def check_choices(shapes: Iterable[StaticShape], *, needed: bool) -> None:
     """Refuse shapes without a number of choices for a task that has them, and with one for any other.
@@ -79,31 +75,3 @@ def check_choices(shapes: Iterable[StaticShape], *, needed: bool) -> None:
         if (shape.num_choices is not None) != needed:
             expected = "given for multiple-choice, and for no other task (--num-choices)"
             raise InvalidShapeError("num_choices", shape.num_choices, expected)
-
-
-def smallest_fit(shapes: Iterable[StaticShape], dims: tuple[int, ...]) -> StaticShape | None:
-    """The shape with the fewest tokens that a call of these dimensions fits in, or None."""
-    fitting = [shape for shape in shapes if shape.fits(dims)]
-    return min(fitting, key=StaticShape.order, default=None)
-
-
-def chunk(shapes: Iterable[StaticShape], lengths: Sequence[int]) -> list[range]:
-    """Split rows, in order, over calls that each fit one of the shapes, with as many rows in each as do.
-
-    Args:
-        shapes: What is compiled.
-        lengths: The tokens of each row. One that is longer than every shape gets a call of its own.
-    """
-    room = sorted((shape.sequence_length, shape.batch_size) for shape in shapes)
-
-    def rows_of(length: int) -> int:
-        return max((rows for longest, rows in room if longest >= length), default=1)
-
-    chunks: list[range] = []
-    first = longest = 0
-    for index, length in enumerate(lengths):
-        longest = max(longest, length)
-        if index + 1 - first > rows_of(longest) and index > first:
-            chunks.append(range(first, index))
-            first, longest = index, length
-    return [*chunks, range(first, len(lengths))] if lengths else []

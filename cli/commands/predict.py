@@ -1,6 +1,7 @@
 """neuronbert predict."""
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,16 @@ def predict(
     file: Annotated[Path | None, typer.Option(help="Rows, one JSON object a line, in place of texts.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Candidates for a mask or a next token.")] = 5,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long.")] = False,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            "--stride",
+            "--doc-stride",
+            min=0,
+            help="Answer texts that are too long in windows that share so many tokens "
+            "(question answering, token classification).",
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Run calls in so many processes, side by side.")] = None,
     revision: Revision = None,
     token: Token = None,
@@ -37,14 +48,16 @@ def predict(
         from neuronbert import Predictor
 
         predictor = Predictor.from_pretrained(artifact, revision=revision, token=token, workers=workers)
-        with predictor.session:
+    with predictor.session:
+        with _output.progress() as progress:
             progress("answering")
-            answers = predictor.predict(asked, truncate=truncate, top_k=top_k)
-    if json_:
-        _output.as_json(answers)
-        return
-    for row, answer in zip(asked, answers, strict=True):
-        _output.data(_line(row, answer))
+            answers = predictor.stream(asked, truncate=truncate, stride=stride, top_k=top_k)
+            answered = chain([next(answers)], answers)  # a failure to run at all is told without a word on stdout
+        if json_:
+            _output.as_json_list({**answer.reply, "buckets": answer.buckets} for answer in answered)
+            return
+        for row, answer in zip(asked, answered, strict=True):
+            _output.data(_line(row, answer.reply))
 
 
 def _rows(

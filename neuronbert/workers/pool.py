@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from neuronbert.backends.base import Placement, Program
     from neuronbert.manifest import Manifest
+    from neuronbert.plan import Step
     from neuronbert.runtime import Found, Given
     from neuronbert.shapes import StaticShape
     from neuronbert.workers.crew import Health
@@ -126,6 +127,10 @@ class Pool(Session):
                 yield waiting.popleft().result()
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
+
+    @staticmethod
+    def _merged(steps: Iterable[Step]) -> list[Step]:
+        return list(steps)  # one call would go to one worker
 
     def health(self) -> tuple[Health, ...]:
         """How every worker is, now."""

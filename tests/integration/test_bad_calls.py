@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,12 +36,13 @@ def model(exported: Callable[..., Path]) -> Any:
         ({"input_ids": -IDS}, errors.InputRangeError, "-1"),
         ({"input_ids": IDS, "token_type_ids": IDS * 2}, errors.InputRangeError, "token_type_ids holds 2"),
         ({"input_ids": IDS, "attention_mask": IDS * 7}, errors.InputRangeError, "attention_mask holds 7"),
-        (
-            {"input_ids": IDS.repeat(3, 1)},
-            errors.BatchTooLargeError,
-            "3 rows, but this artifact was compiled for up to 2",
-        ),
         ({"input_ids": IDS.repeat(1, 9)}, errors.SequenceTooLongError, "truncation=True, max_length=32"),
+        ({"input_ids": IDS, "attention_mask": IDS.to("meta")}, errors.InputDeviceError, "attention_mask is on meta"),
+        ({"input_ids": IDS.to("meta")}, errors.InputDeviceError, "input_ids is on meta, but programs take"),
+        ({"input_ids": IDS, "attention_mask": IDS * 0}, errors.MaskedRowError, "the whole of row 0"),
+        ({"input_ids": IDS.numpy() * 0.5}, errors.InputDtypeError, "float64"),
+        ({"input_ids": np.array([[1], [1, 2]], dtype=object)}, errors.InputDtypeError, "object"),
+        ({"input_ids": IDS.numpy().astype(np.uint64) - 2}, errors.InputRangeError, "-1"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -111,7 +113,8 @@ def test_an_unknown_export_option_is_refused(tiny: Callable[..., Path]) -> None:
         ("fill-mask", {"text": "word " * 100 + "[MASK]"}, errors.SequenceTooLongError),
         ("fill-mask", {"words": "?"}, errors.MissingTextError),
         ("fill-mask", {"text": 5}, errors.MissingTextError),
-        ("fill-mask", "a bare text [MASK]", errors.MissingTextError),
+        ("fill-mask", ["a list [MASK]"], errors.MissingTextError),
+        ("question-answering", "a bare text", errors.MissingTextError),
         ("question-answering", {"question": "Who?"}, errors.MissingTextError),
         ("question-answering", {"question": "Who?", "context": ""}, errors.EmptyTextError),
         ("multiple-choice", {"text": "It", "choices": []}, errors.MissingTextError),

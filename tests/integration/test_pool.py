@@ -120,6 +120,23 @@ def test_a_pool_answers_as_a_session_does(pool: Pool, artifact: Path, dims: tupl
     assert same(pool.run(inputs), session.run(inputs))
 
 
+def test_many_rows_of_mixed_lengths_are_spread_over_the_workers(pool: Pool, artifact: Path) -> None:
+    lengths = torch.tensor([1 + 7 * at % 32 for at in range(200)])
+    mask = (torch.arange(32) < lengths[:, None]).long()
+    inputs = {"input_ids": torch.randint(1000, 2000, (200, 32)) * mask, "attention_mask": mask}
+    before = [worker.calls for worker in pool.health()]
+    assert same(pool.run(inputs), Session.open(artifact).run(inputs))
+    assert all(worker.calls > had for worker, had in zip(pool.health(), before, strict=True))
+
+
+def test_a_dynamic_batch_is_spread_over_the_workers(exported: Callable[..., Path]) -> None:
+    artifact = exported("feature-extraction", StaticShape(2, 8), dynamic_batch=True)
+    inputs = rows(61, 8)
+    with Pool.open(artifact, workers=2) as pool:
+        assert same(pool.run(inputs), Session.open(artifact).run(inputs))
+        assert [worker.calls > 0 for worker in pool.health()] == [True, True]
+
+
 def test_what_a_call_gets_wrong_is_said_before_a_worker_hears_of_it(pool: Pool) -> None:
     answered = sum(worker.calls for worker in pool.health())
     with pytest.raises(errors.InputRangeError, match="30522"):
@@ -352,12 +369,12 @@ def test_interrupting_calls_leaves_no_process(artifact: Path) -> None:
 def test_a_worker_in_a_call_ends_with_its_parent_however_that_ends(exported: Callable[..., Path]) -> None:
     code = """
         import sys, threading, time, torch
-        from neuronbert import Pool
+        from neuronbert import Pool, StaticShape
         pool = Pool.open(sys.argv[1], workers=1)
         rows = {"input_ids": torch.ones(400_000, 4, dtype=torch.int64)}  # for minutes, one by one
-        threading.Thread(target=pool.run, args=[rows], daemon=True).start()
-        while pool.health()[0].busy_seconds < 1:  # until the whole call is over there
-            time.sleep(0.05)
+        threading.Thread(target=lambda: pool.run(rows, shape=StaticShape(1, 4)), daemon=True).start()
+        time.sleep(2)  # until the whole call is over there
+        assert pool.health()[0].busy_seconds > 1
         print(pool.health()[0].pid, flush=True)
         sys.stdin.read()
     """

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuronbert.answers import READERS, encode, settings
-from neuronbert.decoding import MAX_ANSWER_TOKENS, embed
+from neuronbert import answers
+from neuronbert.answers import encode, settings
+from neuronbert.decoding import embed
 from neuronbert.errors import NoMaskError
+from neuronbert.spans import MAX_ANSWER_TOKENS
 from tests.unit.rows import ROWS, Row, tokens_of
 
 VOCABULARY = 30522
@@ -21,7 +23,7 @@ NER = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
 
 
 def decode(tokenizer: Any, task: str, rows: list[Row], outputs: dict[str, Tensor], **options: Any) -> list[Row]:
-    return READERS[task].decode(encode(task, tokenizer, rows, **options), outputs)
+    return answers.decode(task, encode(task, tokenizer, rows, **options), outputs)
 
 
 def peaks(places: dict[tuple[int, ...], float], *dims: int) -> Tensor:
@@ -39,7 +41,7 @@ def test_an_embedding_is_the_mean_over_real_tokens(tokenizer: Any) -> None:
     expected = torch.stack([hidden[row][mask[row]].mean(dim=0) for row in range(2)])
     hidden[~mask] = 1e9
     assert torch.allclose(embed(call, {"last_hidden_state": hidden}), expected)
-    [first, _] = READERS["feature-extraction"].decode(call, {"last_hidden_state": hidden})
+    [first, _] = answers.decode("feature-extraction", call, {"last_hidden_state": hidden})
     assert first["embedding"] == pytest.approx(expected[0].tolist())
 
 

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from itertools import product
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from neuronbert.errors import OutputsTooLargeError
 from neuronbert.manifest import InputSpec, OutputSpec
-from neuronbert.padding import pad, unpad
+from neuronbert.padding import allocate, pad, scatter, unpad
 from tests.unit.builders import INPUTS
 
 Dims = tuple[int, ...]
@@ -117,3 +119,36 @@ def test_an_input_without_a_mask_is_padded_too() -> None:
     spec = InputSpec(name="input_ids", maximum=9, padding=7)
     [padded] = pad([torch.zeros(1, 1).long()], [spec], (2, 2))
     assert padded.tolist() == [[0, 7], [7, 7]]
+
+
+@given(calls(), st.permutations(range(5)))
+def test_calls_are_put_together_where_their_rows_are(call: tuple[Dims, Dims], order: list[int]) -> None:
+    dims, _ = call
+    specs, outputs = make_outputs(dims)
+    specs = [spec.model_copy(update={"size": 3 if spec.dims[-1] == "hidden" else None}) for spec in specs]
+    places = [place for place in order if place < dims[0]]
+    room = allocate(specs, dims, filled=True)
+    for place in places:
+        of_row = [output[place : place + 1] for output in outputs]
+        scatter(of_row, specs, torch.tensor([place]), room)
+    assert all(torch.equal(one, other) for one, other in zip(room, outputs, strict=True))
+
+
+def test_room_is_zeros_or_the_lowest_number_where_the_largest_is_the_answer() -> None:
+    kinds = ("batch", "sequence", "hidden"), ("batch", "sequence")
+    specs = [
+        OutputSpec(name="hidden", dims=kinds[0], size=2, answer="embedding"),
+        OutputSpec(name="start", dims=kinds[1], answer="span"),
+    ]
+    hidden, start = allocate(specs, (2, 4), filled=True)
+    assert hidden.eq(0).all()
+    assert start.eq(torch.finfo(torch.float32).min).all()
+    scatter([torch.ones(1, 3, 2), torch.ones(1, 3)], specs, torch.tensor([1]), [hidden, start])
+    assert hidden.sum(dim=-1).tolist() == [[0] * 4, [2, 2, 2, 0]]
+    assert (start == 1).tolist() == [[False] * 4, [True, True, True, False]]
+
+
+def test_more_than_memory_holds_is_one_line() -> None:
+    spec = OutputSpec(name="hidden", dims=("batch", "sequence", "hidden"), size=1024, answer="embedding")
+    with pytest.raises(OutputsTooLargeError, match=r"The outputs of 1099511627776 rows take 2305843009\.2 GB"):
+        allocate([spec], (1 << 40, 512), filled=False)

@@ -15,7 +15,6 @@ from neuronbert.errors import (
     MissingTextError,
     NeuronBertError,
     QuestionTooLongError,
-    UnevenRowsError,
 )
 from tests.unit.rows import ROWS, Row, tokens_of
 
@@ -57,12 +56,17 @@ def test_choices_are_a_list_of_texts(tokenizer: Any, choices: Any) -> None:
         encode("multiple-choice", tokenizer, [{"text": "The sky is", "choices": choices}])
 
 
-def test_rows_that_can_not_share_a_tensor_are_refused(tokenizer: Any) -> None:
-    choices = [{"text": "a", "choices": ["b", "c"]}, {"text": "a", "choices": ["b"]}]
-    with pytest.raises(UnevenRowsError, match="choices"):
-        encode("multiple-choice", tokenizer, choices)
-    with pytest.raises(UnevenRowsError, match="text_pair"):
-        encode("text-classification", tokenizer, [{"text": "a", "text_pair": "b"}, {"text": "a"}])
+def test_texts_and_pairs_go_together(tokenizer: Any) -> None:
+    rows = [{"text": "a", "text_pair": "b"}, {"text": "c"}, {"text": "d", "text_pair": "e f"}]
+    call = encode("text-classification", tokenizer, rows)
+    words = [tokenizer.convert_ids_to_tokens(ids) for ids in call.inputs["input_ids"].tolist()]
+    assert [" ".join(row).replace("[PAD]", "").split() for row in words] == [
+        ["[CLS]", "a", "[SEP]", "b", "[SEP]"],
+        ["[CLS]", "c", "[SEP]"],
+        ["[CLS]", "d", "[SEP]", "e", "f", "[SEP]"],
+    ]
+    assert call.inputs["attention_mask"].sum(dim=1).tolist() == [5, 3, 6]
+    assert call.inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 0], [0] * 6, [0, 0, 0, 1, 1, 1]]
 
 
 def test_a_pair_is_two_segments_and_choices_stay_with_their_question(tokenizer: Any) -> None:
