@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from neuronbert.shapes import StaticShape as StaticShape
     from neuronbert.spec import ExportSpec as ExportSpec
     from neuronbert.validation import validate as validate
+    from neuronbert.workers.pool import Pool as Pool
 
 _HOMES = {
     "artifact": ("Artifact",),
@@ -136,6 +137,7 @@ _HOMES = {
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),
     "validation": ("validate",),
+    "workers.pool": ("Pool",),
 }
 _EXTRAS = {"sentence_transformer": ("NeuronSentenceTransformer", "NeuronTransformer")}
 """What an extra is needed for: a star import, which brings everything, goes without."""

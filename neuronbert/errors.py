@@ -7,7 +7,7 @@
     │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
-    │   │   UnrecordedArtifactError
+    │   │   UnrecordedArtifactError, PoolClosedError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
@@ -23,6 +23,7 @@
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
     │   │   NotExportableError, MissingPackageError (also an ImportError)
+    │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
@@ -259,6 +260,13 @@ class UnrecordedArtifactError(UsageError):
             f"{path} has no neuronbert.json, so nothing says what it was made from, and it is not pushed. "
             f"Export its checkpoint here, or upload the folder as it is: hf upload {repository} {path}."
         )
+
+
+class PoolClosedError(UsageError):
+    """A call to a pool that has no workers any more."""
+
+    def __init__(self, reason: str = "was closed") -> None:
+        super().__init__(f"The pool {reason}. Open another one.")
 
 
 class InputError(UsageError, ValueError):
@@ -603,6 +611,37 @@ class LogicalCoresError(DeviceError):
             f"The programs were compiled for logical NeuronCores of {compiled}, the runtime is set to {configured}. "
             f"Set NEURON_LOGICAL_NC_CONFIG={compiled} before it starts, or export again with --lnc {configured}."
         )
+
+
+class WorkerError(UnavailableError):
+    """A worker process of a pool that can't go on."""
+
+
+class WorkerStartError(WorkerError):
+    """A worker that ended before it was ready."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(
+            f"Worker {number} didn't start: its process {reason}. "
+            "Each worker holds a copy of the weights: use fewer if memory runs out."
+        )
+
+
+class WorkerLostError(WorkerError):
+    """A call that ended every worker it was given to."""
+
+    def __init__(self, name: str, times: int, reason: str) -> None:
+        super().__init__(
+            f"A call of {name} was given to {times} workers, and neither answered; the last one {reason}. "
+            "It is not tried again. SIGKILL is what a process gets where memory runs out: use fewer workers then."
+        )
+
+
+class WorkerFailedError(WorkerError):
+    """A call that failed in a worker for a reason that isn't neuronbert's."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(f"A worker failed with {kind}: {reason}. Run it without workers to see where.")
 
 
 class StorageError(UnavailableError):

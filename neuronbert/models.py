@@ -36,9 +36,9 @@ from neuronbert.exporter import export as export_artifact
 from neuronbert.modeling import WRAPPED
 from neuronbert.predictor import Predictor
 from neuronbert.publishing import publish
-from neuronbert.runtime import Session
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import TARGET_OPTIONS, ExportSpec
+from neuronbert.workers.pool import load
 
 if TYPE_CHECKING:
     import os
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from neuronbert.backends.base import Placement
     from neuronbert.decoding import Reply, Row
     from neuronbert.manifest import Manifest
+    from neuronbert.runtime import Session
 
 _SPEC_OPTIONS: Final = (
     "target",
@@ -138,6 +139,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         revision: str | None = None,
         token: str | bool | None = None,
         placement: Placement = ANYWHERE,
+        workers: int | None = None,
         **options: Any,
     ) -> Self:
         """Load an artifact; or, with `export=True`, export a checkpoint and load the result.
@@ -148,6 +150,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             revision: Branch, tag or commit of a Hub id.
             token: For the Hub; None takes the one that is logged in.
             placement: Which NeuronCores the programs go to.
+            workers: Load it in so many processes (Pool) in place of this one; `model.session.close()` ends them.
             options: With export: batch_size (1), sequence_length (128), num_choices, task, the fields of ExportSpec
                 but for model, shapes and revision, and the cache that `export` takes.
 
@@ -161,13 +164,13 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             ...     "my-checkpoint/", export=True, batch_size=1, sequence_length=128)
         """
         if export:
-            return cls._export_and_load(str(model_id), revision, token, placement, options)
+            return cls._export_and_load(str(model_id), revision, token, (placement, workers), options)
         if options:
             name, value = next(iter(options.items()))
             raise InvalidOptionError(name, value, "left out, or used together with export=True")
         resolved = hub.resolve(str(model_id), revision=revision, token=token, files=None)
         cls._check(Artifact.open(resolved.path, verify=False).manifest)
-        return cls(Session.open(resolved.path, placement=placement))
+        return cls._of(load(resolved.path, placement=placement, workers=workers))
 
     @classmethod
     def _export_and_load(
@@ -175,7 +178,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         model_id: str,
         revision: str | None,
         token: str | bool | None,
-        placement: Placement,
+        where: tuple[Placement, int | None],
         options: dict[str, Any],
     ) -> Self:
         model_type = sources.find_model_type(model_id, revision=revision, token=token)
@@ -188,12 +191,20 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         folder = tempfile.mkdtemp(prefix="neuronbert-")
         try:
             artifact = export_artifact(spec, Path(folder, "artifact"), token=token, cache=cache)
-            model = cls(Session.open(artifact.path, placement=placement))
+            model = cls._of(load(artifact.path, placement=where[0], workers=where[1]))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         weakref.finalize(model.session, shutil.rmtree, folder, ignore_errors=True)
         return model
+
+    @classmethod
+    def _of(cls, session: Session) -> Self:
+        try:
+            return cls(session)
+        except BaseException:
+            session.close()
+            raise
 
     @classmethod
     def _check(cls, manifest: Manifest) -> None:

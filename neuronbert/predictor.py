@@ -14,13 +14,16 @@ from neuronbert import answers, hub, tokenization, windows
 from neuronbert.backends.base import ANYWHERE
 from neuronbert.errors import EmptyInputError, InvalidOptionError, SequenceTooLongError
 from neuronbert.plan import Step
-from neuronbert.runtime import Session
+from neuronbert.workers.pool import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from torch import Tensor
+
     from neuronbert.backends.base import Placement
-    from neuronbert.decoding import Item, Reply, Row
+    from neuronbert.decoding import Call, Item, Reply, Row
+    from neuronbert.runtime import Session
 
 
 _TEXTS: Final = "The list of texts"
@@ -80,10 +83,24 @@ class Predictor:
         revision: str | None = None,
         token: str | bool | None = None,
         placement: Placement = ANYWHERE,
+        workers: int | None = None,
     ) -> Predictor:
-        """Verify and load an artifact: a local folder or a Hub id, onto the NeuronCores of a placement."""
+        """Verify and load an artifact: a local folder or a Hub id.
+
+        Args:
+            model: The folder or id.
+            revision: Branch, tag or commit of a Hub id.
+            token: For the Hub; None takes the one that is logged in.
+            placement: Which NeuronCores the programs go to.
+            workers: Load it in so many processes (Pool) in place of this one.
+        """
         path = hub.resolve(model, revision=revision, token=token, files=None).path
-        return cls(Session.open(path, placement=placement))
+        session = load(path, placement=placement, workers=workers)
+        try:
+            return cls(session)
+        except BaseException:
+            session.close()
+            raise
 
     def predict(
         self, rows: Iterable[Row | str], *, truncate: bool = False, stride: int | None = None, top_k: int = 5
@@ -160,9 +177,10 @@ class Predictor:
     def _answer(self, rows: Sequence[Row], items: list[list[Item]], options: _Options) -> Iterator[Answer]:
         flat = [(row, item) for row, of_row in zip(rows, items, strict=True) for item in of_row]
         found: list[tuple[Any, str]] = [(None, "")] * len(flat)
-        for step in self._plan([item for _, item in flat]):
-            some = [flat[place] for place in step.rows]
-            for place, part in zip(step.rows, self._run(step, some, options), strict=True):
+        steps = self._plan([item for _, item in flat])
+        calls = ((step, self._assemble([flat[place] for place in step.rows], options)) for step in steps)
+        for step, call, outputs in self.session.spread(self._run, calls):
+            for place, part in zip(step.rows, self._reader.decode(call, outputs), strict=True):
                 found[place] = part, step.shape.name
         parts = iter(found)
         for row, of_row in zip(rows, items, strict=True):
@@ -179,10 +197,14 @@ class Predictor:
             for step in self.session.plan([_length(items[place]) for place in places], choices):
                 yield Step(step.shape, [places[row] for row in step.rows])
 
-    def _run(self, step: Step, some: Sequence[tuple[Row, Item]], options: _Options) -> list[Any]:
+    def _assemble(self, some: Sequence[tuple[Row, Item]], options: _Options) -> Call:
         rows, items = zip(*some, strict=True)
-        call = answers.assemble(self.task, self.tokenizer, rows, items, **self._settings, top_k=options.top_k)
-        return self._reader.decode(call, self.session.run(call.inputs, shape=step.shape))
+        return answers.assemble(self.task, self.tokenizer, rows, items, **self._settings, top_k=options.top_k)
+
+    def _run(self, given: tuple[Step, Call]) -> tuple[Step, Call, dict[str, Tensor]]:
+        # Nothing else: in a pool this is called from several threads, and a tokenizer is for one at a time.
+        step, call = given
+        return step, call, self.session.run(call.inputs, shape=step.shape)
 
 
 def _length(item: Item) -> int:

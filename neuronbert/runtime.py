@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,13 +26,16 @@ from neuronbert.plan import Planner, Step, call_costs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from neuronbert.backends.base import Placement, Program, Runtime
     from neuronbert.manifest import Manifest, OutputSpec
     from neuronbert.shapes import StaticShape
 
 logger = logging.getLogger("neuronbert")
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 _WITH_CHOICES: Final = 3
 """Dimensions of the inputs of multiple choice."""
@@ -162,19 +166,19 @@ class Session:
             return self._call(steps[0].shape, tensors, dims)
         shortest = min(step.shape.sequence_length for step in steps)
         gathered = allocate(self._outputs, dims, filled=shortest < width)
-        for step in steps:
-            logger.debug("%s serves rows %s", step.shape.name, step.rows)
-            rows, columns = torch.tensor(step.rows), min(width, step.shape.sequence_length)
-            given = [tensor.index_select(0, rows)[..., :columns] for tensor in tensors]
-            try:
-                outputs = self._call(step.shape, given, tuple(given[0].shape))
-            except Exception as error:
-                error.add_note(
-                    f"in a call of {step.shape.name} with {len(step.rows)} rows, row {step.rows[0]} among them"
-                )
-                raise
+        for rows, outputs in self.spread(partial(self._step, tensors), steps):
             scatter(outputs, self._outputs, rows, gathered)
         return gathered
+
+    def _step(self, tensors: list[Tensor], step: Step) -> tuple[Tensor, Sequence[Tensor]]:
+        logger.debug("%s serves rows %s", step.shape.name, step.rows)
+        rows, columns = torch.tensor(step.rows), min(tensors[0].shape[-1], step.shape.sequence_length)
+        given = [tensor.index_select(0, rows)[..., :columns] for tensor in tensors]
+        try:
+            return rows, self._call(step.shape, given, tuple(given[0].shape))
+        except Exception as error:
+            error.add_note(f"in a call of {step.shape.name} with {len(step.rows)} rows, row {step.rows[0]} among them")
+            raise
 
     @staticmethod
     def _merged(steps: Iterable[Step]) -> list[Step]:
@@ -200,6 +204,23 @@ class Session:
         with self._lock:
             self._served[shape] += 1
         return outputs if full else unpad(outputs, self._outputs, dims)
+
+    def spread(self, function: Callable[[Given], Found], items: Iterable[Given]) -> Iterator[Found]:
+        """Call a function that calls `run`, once for each item; the results in the order of the items.
+
+        Here one after another. In a pool side by side, items being taken as workers need them: give those that take
+        longest first.
+        """
+        return map(function, items)
+
+    def close(self) -> None:
+        """Let go of what a pool holds. A session of one process holds nothing but memory, and goes with it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Go on with other weights of the same architecture.

@@ -33,6 +33,7 @@ def predict(
             "(question answering, token classification).",
         ),
     ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Run calls in so many processes, side by side.")] = None,
     revision: Revision = None,
     token: Token = None,
     json_: Json = False,
@@ -46,15 +47,17 @@ def predict(
         progress("loading")
         from neuronbert import Predictor
 
-        predictor = Predictor.from_pretrained(artifact, revision=revision, token=token)
-        progress("answering")
-        answers = predictor.stream(asked, truncate=truncate, stride=stride, top_k=top_k)
-        answered = chain([next(answers)], answers)  # a failure to run at all is told without a word on stdout
-    if json_:
-        _output.as_json_list({**answer.reply, "buckets": answer.buckets} for answer in answered)
-        return
-    for row, answer in zip(asked, answered, strict=True):
-        _output.data(_line(row, answer.reply))
+        predictor = Predictor.from_pretrained(artifact, revision=revision, token=token, workers=workers)
+    with predictor.session:
+        with _output.progress() as progress:
+            progress("answering")
+            answers = predictor.stream(asked, truncate=truncate, stride=stride, top_k=top_k)
+            answered = chain([next(answers)], answers)  # a failure to run at all is told without a word on stdout
+        if json_:
+            _output.as_json_list({**answer.reply, "buckets": answer.buckets} for answer in answered)
+            return
+        for row, answer in zip(asked, answered, strict=True):
+            _output.data(_line(row, answer.reply))
 
 
 def _rows(

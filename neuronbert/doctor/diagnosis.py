@@ -17,10 +17,10 @@ from packaging.version import Version
 from neuronbert import sdk
 from neuronbert.doctor.findings import Finding, check_surroundings
 from neuronbert.doctor.machine import find_machine
-from neuronbert.doctor.variables import find_conflicts
 from neuronbert.errors import InvalidOptionError
 from neuronbert.releases import LAST_TRACE, RELEASES, parse_version, release_of, releases_of
 from neuronbert.targets import TARGETS
+from neuronbert.variables import find_conflicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

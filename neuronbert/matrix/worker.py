@@ -6,10 +6,7 @@ job in the folder; its answer is left beside it. What ends this process ends not
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +18,7 @@ from neuronbert.backends import registry
 from neuronbert.checkpoint import Checkpoint, canonical_task
 from neuronbert.errors import BackendUnavailableError, NeuronBertError, RandomModelError, first_line
 from neuronbert.exporter import export
+from neuronbert.lifeline import end_with_parent
 from neuronbert.matrix.messages import ANSWER, JOB, Job, Outcome, Probe, Stage, Status
 from neuronbert.spec import ExportSpec
 from neuronbert.validation import validate
@@ -108,19 +106,9 @@ def make_checkpoint(cell: Cell, folder: Path) -> Path:
     return folder
 
 
-def _end_with_parent() -> None:
-    # The parent holds the other end of stdin and never writes: once it is gone, nobody waits for this process.
-    def watch() -> None:
-        while os.read(0, 1):
-            pass
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     """Do the job in the folder named by the only argument."""
-    _end_with_parent()
+    end_with_parent()
     folder = Path(sys.argv[1])
     job = Job.model_validate_json((folder / JOB).read_bytes())
     answer = run(job.cell, job.checkpoint, folder) if job.cell else probe(job.target)

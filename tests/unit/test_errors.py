@@ -43,6 +43,7 @@ BASES = {
     ArtifactError,
     UnavailableError,
     errors.DeviceError,
+    errors.WorkerError,
     errors.FailedCheckError,
 }
 ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, NeuronBertError)]

@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -97,3 +98,9 @@ def test_the_version_is_the_one_that_is_packaged() -> None:
 
     project = tomllib.loads(Path(ROOT / "pyproject.toml").read_text())["project"]
     assert neuronbert.__version__ == project["version"]
+
+
+def test_every_package_is_shipped() -> None:
+    found = {path.parent.relative_to(ROOT) for path in PACKAGE.rglob("__init__.py")}
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {".".join(path.parts) for path in found} == {name for name in listed if name.split(".")[0] == "neuronbert"}

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from neuronbert.variables import Conflict, find_conflicts
 
-from neuronbert.doctor.variables import Conflict, find_conflicts
 from neuronbert.sdk import Device
 from neuronbert.targets import TARGETS
 

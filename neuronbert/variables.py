@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from neuronbert.errors import InvalidOptionError
 from neuronbert.reference import (
     COMPILER_FLAGS,
     GIVEN,
@@ -85,6 +86,28 @@ def find_conflicts(
         _check_others(given),
     )
     return tuple(conflict for rule in rules for conflict in rule)
+
+
+def find_cores(environ: Mapping[str, str], device: Device | None) -> range | None:
+    """The NeuronCores that this process may use, by their numbers; None if that can't be told.
+
+    Args:
+        environ: The environment; empty values count as unset.
+        device: The devices of this machine.
+
+    Raises:
+        InvalidOptionError: the environment names cores that there can't be.
+    """
+    given = {name: value.strip() for name, value in environ.items() if value.strip()}
+    for conflict in (*_check_visible(given, _count(given, device)), *_check_number(given, _count(given, device))):
+        if conflict.fatal:
+            raise InvalidOptionError(conflict.variable, given[conflict.variable], f"another: {conflict.fix}")
+    if VISIBLE_CORES in given:
+        parts = [_RANGE.fullmatch(part.strip()) for part in given[VISIBLE_CORES].split(",")]
+        numbers = [int(number) for part in parts if part for number in part.groups() if number]
+        return range(numbers[0], numbers[-1] + 1)
+    count = int(given.get(NUMBER_OF_CORES, "0")) or _count(given, device)
+    return None if count is None else range(count)
 
 
 def _count(given: Mapping[str, str], device: Device | None) -> int | None:
