@@ -256,8 +256,11 @@ def test_texts_are_answered_in_order_whatever_their_blocks(
         assert answer["embedding"] == pytest.approx(alone["embedding"], abs=1e-5)
 
 
-def test_answers_come_block_by_block(models: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor, "_BLOCK", 4)
+@pytest.mark.parametrize(("limit", "most"), [("_BLOCK", 4), ("_BLOCK_CHARACTERS", 60)])
+def test_answers_come_block_by_block(
+    models: Any, texts: list[str], limit: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, limit, most)
     ours = Predictor(models("text-classification")[0].session)
     tokenized: list[int] = []
     tokenize = predictor.answers.tokenize
@@ -266,7 +269,8 @@ def test_answers_come_block_by_block(models: Any, texts: list[str], monkeypatch:
     answers = ours.stream(texts, truncate=True)
     assert tokenized == []
     answer = next(answers)
-    assert tokenized == [4]
+    assert len(tokenized) == 1
+    assert 1 < tokenized[0] <= 4
     assert set(answer.buckets) <= {shape.name for shape in BUCKETS}
     assert len(list(answers)) == len(texts) - 1
 
@@ -313,6 +317,14 @@ def test_texts_and_pairs_and_arrays_of_texts_are_taken(models: Any) -> None:
     assert first["score"] == pytest.approx(same["score"], abs=1e-5)
     assert pair["score"] != pytest.approx(first["score"], abs=1e-6)
     assert model.predict(np.array(["a b", "c"]))[0]["score"] == pytest.approx(first["score"], abs=1e-5)
+
+
+def test_a_question_with_too_many_choices_is_told_before_any_is_run(exported: Any) -> None:
+    ours = Predictor.from_pretrained(str(exported("multiple-choice", auto_cast="none")))
+    rows = [{"text": "It", "choices": ["a", "b"]}, {"text": "It", "choices": ["a", "b", "c", "d"]}]
+    with pytest.raises(errors.BatchTooLargeError, match="4 choices"):
+        ours.predict(rows)
+    assert set(ours.session.served.values()) == {0}
 
 
 def test_questions_with_different_choices_are_answered_together(exported: Any) -> None:
@@ -377,6 +389,7 @@ def test_windows_of_a_question_are_those_that_transformers_would_rank(models: An
     [
         ("text-classification", {"stride": 4}),
         ("token-classification", {"stride": -1}),
+        ("token-classification", {"stride": "8"}),
         ("token-classification", {"stride": 4, "truncate": True}),
         ("token-classification", {"stride": 30}),
     ],
