@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench_tools import Candidate, Models
 
 _SCRIPT: Final = Path(__file__).with_name("bench_peer.py")
-_STEPS: Final = 30.0
+_GRACE: Final = 30.0
 """Seconds that a process gets to end by itself."""
 
 
@@ -46,7 +46,7 @@ class Peer:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(_STEPS)
+            self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
