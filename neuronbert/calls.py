@@ -101,7 +101,8 @@ def _check_dims(spec: InputSpec, tensor: Tensor, rank: int) -> None:
 
 
 def _check_values(spec: InputSpec, tensor: Tensor) -> None:
-    low, high = [int(value) for value in torch.aminmax(tensor)]
+    lowest, highest = torch.aminmax(tensor)
+    low, high = int(lowest), int(highest)
     if low < 0 or high > spec.maximum:
         raise InputRangeError(spec.name, low, high, spec.maximum)
     if spec.name == MASK and low == 0:

@@ -239,8 +239,9 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         outputs = self.session.run(given)
         # The class itself would look at each value again: a third of what a call costs besides its program.
         output: Any = OrderedDict.__new__(self._output_class)
+        numpy = isinstance(input_ids, np.ndarray)
         for name, value in outputs.items():
-            output[name] = value.numpy() if isinstance(input_ids, np.ndarray) else value
+            output[name] = value.numpy() if numpy else value
         return output
 
     def predict(
