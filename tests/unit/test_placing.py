@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from neuronbert.variables import find_cores
 
 from neuronbert import sdk
 from neuronbert.backends.base import Placement
 from neuronbert.errors import InvalidOptionError
+from neuronbert.variables import find_cores
 from neuronbert.workers.placing import share
 
 INF2 = sdk.Device("inf2", 2)

@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from neuronbert.variables import Conflict, find_conflicts
 
 from neuronbert.sdk import Device
 from neuronbert.targets import TARGETS
+from neuronbert.variables import Conflict, find_conflicts
 
 VISIBLE = "NEURON_RT_VISIBLE_CORES"
 NUMBER = "NEURON_RT_NUM_CORES"
