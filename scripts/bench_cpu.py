@@ -72,7 +72,7 @@ def _rows(shape: StaticShape, taken: dict[str, list[float]]) -> list[Row]:
             Row(f"{at}: time of {name} over the program's", over(taken[kind], ours), "x")
             for kind, name in PEERS.items()
         ),
-        Row(f"{at}: time of the fastest of them", over(fastest, ours), "x", FASTEST, at_least=True),
+        Row(f"{at}: time of the fastest of them over the program's", over(fastest, ours), "x", FASTEST, at_least=True),
         Row(f"{at}: its fp32 products alone", _milliseconds(taken["products"]), "ms"),
         Row(f"{at}: their speed", tuple(operations / seconds / 1e9 for seconds in taken["products"]), "GFLOP/s"),
         Row(f"{at}: their share of its time", share, "%", PEAK_SHARE if shape == EIGHT else None, at_least=True),

@@ -12,6 +12,7 @@ from bench_tools import EIGHT, ONE, Row, over, take_turns, timer
 
 from neuronbert import StaticShape
 from neuronbert.inputs import example
+from neuronbert.workers.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,6 @@ LIMITS: Final = {SMALL: 1.0, ONE: 0.95, EIGHT: 0.95}
 
 def pool(models: Models, rounds: int) -> list[Row]:
     """Calls that are given out as workers get free, each of them with its share of the threads."""
-    from neuronbert.workers.pool import Pool
-
     artifact = models.export(models.minilm, tuple(CALLS), "none")
     rows = []
     with ExitStack() as stack:
