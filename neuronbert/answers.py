@@ -199,6 +199,11 @@ def _check_text(name: str, text: str) -> None:
         raise InvalidTextError(name) from error
 
 
+def size(task: str, row: Row) -> int:
+    """The characters that are tokenized for a row that `check` has passed."""
+    return sum(len(text) for texts in _texts(READERS[task], row) for text in texts)
+
+
 def _texts(reader: Reader, row: Row) -> list[tuple[str, ...]]:
     first = row[reader.fields[0]]
     if reader.many:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _TEXTS: Final = "The list of texts"
 _BLOCK: Final = 2048
-"""Rows that are tokenized, planned and answered together: what is held in memory doesn't grow with the rows."""
+_BLOCK_CHARACTERS: Final = 1 << 20
+"""So many rows, or fewer if they are long, are tokenized, planned and answered together: what is held in memory doesn't
+grow with the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +131,33 @@ class Predictor:
         """
         options = _Options(truncate, stride, top_k)
         listed = self._check(rows, options)
-        blocks = [listed[first : first + _BLOCK] for first in range(0, len(listed), _BLOCK)]
+        blocks = list(self._blocks(listed))
         return chain.from_iterable(self._answer(*block, options) for block in self._tokenized(blocks, options))
 
     def _check(self, rows: Iterable[Row | str], options: _Options) -> list[Row]:
         if isinstance(rows, (str, Mapping)):
             raise InvalidOptionError("rows", type(rows).__name__, "a list of texts, or of mappings that hold them")
-        if options.stride is not None and (self._reader.merge is None or options.truncate or options.stride < 0):
-            expected = "0 or more, for question-answering and token-classification only, and without truncate"
-            raise InvalidOptionError("stride", options.stride, expected)
+        stride = options.stride
+        wrong = self._reader.merge is None or options.truncate or not isinstance(stride, int) or stride < 0
+        if stride is not None and wrong:
+            expected = "a whole number, for question-answering and token-classification only, and without truncate"
+            raise InvalidOptionError("stride", stride, expected)
         listed = [{"text": row} if isinstance(row, str) else row for row in rows]
         if not listed:
             raise EmptyInputError(_TEXTS)
         for row in listed:
             answers.check(self.task, row)
         return listed
+
+    def _blocks(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+        first = held = 0
+        for place, row in enumerate(rows):
+            size = answers.size(self.task, row)
+            if place - first == _BLOCK or (place > first and held + size > _BLOCK_CHARACTERS):
+                yield rows[first:place]
+                first, held = place, 0
+            held += size
+        yield rows[first:]
 
     def _tokenized(
         self, blocks: Sequence[Sequence[Row]], options: _Options
@@ -177,7 +191,7 @@ class Predictor:
     def _answer(self, rows: Sequence[Row], items: list[list[Item]], options: _Options) -> Iterator[Answer]:
         flat = [(row, item) for row, of_row in zip(rows, items, strict=True) for item in of_row]
         found: list[tuple[Any, str]] = [(None, "")] * len(flat)
-        steps = self._plan([item for _, item in flat])
+        steps = list(self._plan([item for _, item in flat]))  # what can't be planned is told before any is run
         calls = ((step, self._assemble([flat[place] for place in step.rows], options)) for step in steps)
         for step, call, outputs in self.session.spread(self._run, calls):
             for place, part in zip(step.rows, self._reader.decode(call, outputs), strict=True):

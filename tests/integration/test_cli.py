@@ -165,6 +165,20 @@ def test_every_task_is_answered(run, exported, task: str) -> None:
     assert done.out.startswith(arguments[0] + "\n  ")
 
 
+def test_long_texts_are_answered_in_windows(run, exported) -> None:
+    artifact = exported("question-answering")
+    asked = ["predict", artifact, "Who left?", "--context", "Ada left Rome. " * 20]
+    assert "compiled for up to 32" in run(*asked).err
+    for spelling in ("--stride", "--doc_stride"):
+        done = run(*asked, spelling, 8, "--json")
+        assert done.code == 0, done.err
+        (answer,) = json.loads(done.out)
+        assert answer["buckets"] == ["2x32"] * 4
+    refused = run("predict", exported("fill-mask"), "A [MASK].", "--stride", 8)
+    assert (refused.code, refused.out) == (2, "")
+    assert "question-answering and token-classification" in refused.err
+
+
 def test_rows_come_from_a_file_or_from_stdin(run, exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
