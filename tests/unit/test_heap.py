@@ -13,18 +13,23 @@ CALLS = 8
 CODE = f"""
 import ctypes
 import resource
-import torch
 from neuronbert.backends import heap
 
-# What glibc moves by itself, and how far, depends on what was freed before: begin with its smallest.
-ctypes.CDLL(None).mallopt(-3, 32 << 20), ctypes.CDLL(None).mallopt(-1, 128 << 10)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+# What glibc moves by itself depends on what was freed before: begin with its smallest.
+libc.mallopt(-3, 32 << 20), libc.mallopt(-1, 128 << 10)
 {{kept}}
 
 def call():
-    blocks = [torch.ones(200_000) for _ in range(200)]
+    blocks = [libc.malloc(1 << 20) for _ in range(100)]
+    for block in blocks:
+        ctypes.memset(block, 1, 1 << 20)
+    for block in reversed(blocks):
+        libc.free(block)
 
-for _ in range({CALLS}):
-    call()
+call()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range({CALLS}):
     call()
@@ -37,7 +42,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(kept: str, **environment: str) -> int:
-    """Pages that were asked for anew in each call that fills 153 MiB."""
+    """Pages that were asked for anew in each call that fills 100 MiB."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, "-c", CODE.format(kept=kept)]
     done = subprocess.run(command, env=plain | environment, check=True, stdout=subprocess.PIPE, text=True)
