@@ -60,7 +60,7 @@ class Recipe:
 RECIPES: Final[Mapping[str, Recipe]] = {
     "sections-128": Recipe(steps=80),
     "sections-384": Recipe(steps=30, batch=8, rate=1e-4, before="sections-128"),
-    "markup-128": Recipe(steps=110),
+    "markup-128": Recipe(steps=80),
     "entries-128": Recipe(steps=110),
 }
 """Each takes two to four minutes on two cores."""
