@@ -63,7 +63,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "markup-128": Recipe(steps=80),
     "entries-128": Recipe(steps=110),
 }
-"""Each takes two to four minutes on two cores."""
+"""Each takes about two minutes on two idle cores."""
 
 
 def trained(name: str, seed: int, sample: Path, folder: Path) -> Path:
