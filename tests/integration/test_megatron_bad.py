@@ -81,6 +81,42 @@ def test_a_zip_with_a_flipped_byte(tmp_path: Path, model: Any, refused: Any) -> 
     assert "can't be unpacked" in refused(path, CheckpointCorruptError)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_with_garbled_bytes(tmp_path: Path, model: Any, refused: Any, compression: int) -> None:
+    path = write_zip(tmp_path / "in.zip", write_folder(tmp_path / "in", model, Layout()), compression)
+    content = bytearray(path.read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 40)
+    content[middle] = bytes(byte ^ 255 for byte in content[middle])
+    path.write_bytes(content)
+    assert "in.zip can't be used: its member" in refused(path, CheckpointCorruptError)
+
+
+def test_a_zip_with_bytes_lost_in_the_middle(tmp_path: Path, model: Any, refused: Any) -> None:
+    path = write_zip(tmp_path / "in.zip", write_folder(tmp_path / "in", model, Layout()))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3] + content[len(content) // 2 :])
+    assert "in.zip can't be used: its member" in refused(path, CheckpointCorruptError)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/model_rng.pt", "a/model_rng.pt"),
+        ("a/model_rng.pt", "a/model_rng.pt/vocab.txt"),
+        ("a/vocab.txt/model_rng.pt", "a/vocab.txt"),
+        ("x" * 300 + "/model_rng.pt",),
+        ("model_rng.pt", "x" * 300 + "vocab.txt"),
+    ],
+    ids=["twice", "file and folder", "folder and file", "long folder", "long file"],
+)
+def test_a_zip_whose_names_no_folder_can_hold(tmp_path: Path, refused: Any, names: tuple[str, ...]) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    assert "in.zip can't be used: its member" in refused(tmp_path / "in.zip", CheckpointCorruptError)
+
+
 def test_a_zip_bomb(tmp_path: Path, refused: Any) -> None:
     with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("release/mp_rank_00/model_optim_rng.pt", bytes(50_000_000))
