@@ -431,7 +431,8 @@ class CheckpointCorruptError(CheckpointError):
     """A file of the checkpoint that can't be read."""
 
     def __init__(self, path: object, problem: str) -> None:
-        super().__init__(f"{path} can't be used: {problem}. Fetch or save the checkpoint again.")
+        end = "" if problem.endswith("?") else "."
+        super().__init__(f"{path} can't be used: {problem}{end} Fetch or save the checkpoint again.")
 
 
 class UnsafeWeightsError(CheckpointError):

@@ -162,7 +162,7 @@ def test_a_hostile_pickle_in_a_zip(tmp_path: Path, refused: Any) -> None:
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("version", [0.5, 4.0, -1, "3.0", True, float("nan"), [3.0]], ids=repr)
+@pytest.mark.parametrize("version", [0.5, 4.0, -1, 10**400, "3.0", True, float("nan"), [3.0]], ids=repr)
 def test_an_unknown_version(tmp_path: Path, model: Any, refused: Any, version: object) -> None:
     folder = write_folder(tmp_path / "in", model, Layout())
     alter(folder, lambda content: content.update(checkpoint_version=version))
@@ -263,6 +263,7 @@ def test_what_transformers_has_no_model_for(tmp_path: Path, model: Any, refused:
         ("hidden_size", "32"),
         ("layernorm_epsilon", float("nan")),
         ("layernorm_epsilon", -1.0),
+        ("layernorm_epsilon", 10**400),
         ("vocab_size", 10**9),
         ("padded_vocab_size", 999),
         ("openai_gelu", "no"),
@@ -290,9 +291,11 @@ def test_arguments_that_make_no_sense(tmp_path: Path, model: Any, refused: Any, 
         (lambda c: language(c).pop("embedding"), "embedding.word_embeddings.weight"),
         (lambda c: language(c).pop("pooler"), "no pooler before it"),
         (lambda c: c["model"].update(classification_head={"weight": torch.ones(2, 32)}), "no class with all of them"),
+        (lambda c: c.update(args=[1]), "its args are of type list, not those of a training."),
+        (lambda c: c.update(args=torch.ones(2)), "its args are of type Tensor"),
         (lambda c: c.pop("model"), "not a checkpoint of Megatron-LM"),
         (lambda c: c.update(model=[]), "not a checkpoint of Megatron-LM"),
-        (lambda c: c.update(model={}), "is a shard missing"),
+        (lambda c: c.update(model={}), "is a shard missing? Fetch"),
         (lambda c: c["model"].update(again=c["model"]), "more than 200 characters"),
         (lambda c: c["model"].update({"a": {str(i): {str(j): 0 for j in range(400)} for i in range(300)}}), "100000"),
     ],
@@ -300,6 +303,13 @@ def test_arguments_that_make_no_sense(tmp_path: Path, model: Any, refused: Any, 
 def test_weights_that_make_no_bert(tmp_path: Path, model: Any, refused: Any, change: Any, text: str) -> None:
     folder = alter(write_folder(tmp_path / "in", model, Layout()), change)
     assert text in refused(folder, NeuronBertError)
+
+
+def test_weights_that_are_no_numbers_are_told(tmp_path: Path, model: Any) -> None:
+    folder = write_folder(tmp_path / "in", model, Layout())
+    alter(folder, lambda content: language(content)["encoder"]["final_layernorm.bias"][3].fill_(float("nan")))
+    done = convert_megatron(folder, tmp_path / "out")
+    assert "1 of its weights hold NaN or infinity (bert.encoder.ln.bias): they were taken as they are" in done.notes[-1]
 
 
 def test_a_decoder_of_megatron(tmp_path: Path, model: Any, refused: Any) -> None:
