@@ -30,7 +30,7 @@ def test_what_is_printed() -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("target  compile")
     assert "\ncpu     yes          yes\n" in done.stdout
-    assert "can't compile for inf2, trn1, trn1n, trn2: torch-neuronx is not installed: pip install" in done.stdout
+    assert "can't compile for inf2, trn1, trn1n: torch-neuronx is not installed: pip install" in done.stdout
 
 
 def test_a_target_that_can_not_be_compiled_for_is_exit_code_3() -> None:
@@ -44,7 +44,7 @@ def test_a_target_that_can_not_be_compiled_for_is_exit_code_3() -> None:
     assert {"name", "status", "text", "fix"} == set(body["checks"][0])
 
 
-@pytest.mark.parametrize("target", ["cpu", "trn3"])
+@pytest.mark.parametrize("target", ["cpu", "trn2", "trn3"])
 def test_a_target_that_can_be_compiled_for_is_exit_code_0(target: str) -> None:
     done = run("--target", target, "--json")
     assert done.returncode == 0, done.stderr
