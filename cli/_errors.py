@@ -28,6 +28,9 @@ def reported() -> Iterator[None]:
     logging.basicConfig(format="neuronbert: %(message)s", level=logging.ERROR)
     logging.getLogger("neuronbert").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _interrupt)
+    if sys.stdout is None:  # before hours of compiling, and before a file that is opened gets its number
+        note("Error: stdout is closed. Let it go somewhere, as in > /dev/null.")
+        raise SystemExit(_UNAVAILABLE)
     try:
         yield
     except NeuronBertError as error:
