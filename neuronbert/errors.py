@@ -33,6 +33,7 @@ Owns: the tree and its wording: what happened, what was expected, what to type n
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -536,7 +537,7 @@ class MissingFileError(UnavailableError):
     """A file that was named isn't there."""
 
     def __init__(self, path: object) -> None:
-        super().__init__(f"There is no file {path}.")
+        super().__init__(f"There is no file {path}. See what there is with: ls {Path(str(path)).parent}.")
 
 
 class ModelNotFoundError(UnavailableError):

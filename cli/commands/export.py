@@ -158,7 +158,7 @@ def export(
         _output.note(f"{len(manifest.source.random_weights)} weights are random: the checkpoint has no such head.")
     if manifest.backend == "torchneuron":
         _output.note("Nothing is compiled yet: it was exported for TorchNeuron, which compiles where it is loaded.")
-    where = "" if manifest.target == "cpu" else f", on a machine with a {manifest.target} device"
+    where = "" if manifest.target == "cpu" else f", on an instance of type {manifest.target}"
     _output.note(f"Next{where}: neuronbert validate {shlex.quote(str(artifact.path))}")
 
 

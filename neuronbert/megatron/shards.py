@@ -118,7 +118,8 @@ def _stage(ranks: Mapping[Path, object]) -> dict[str, tuple[Tensor, ...]]:
 
 def _check(value: object, name: str, path: Path) -> None:
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        raise CheckpointCorruptError(path, f"its {name} is no ordinary tensor but a {type(value).__name__}")
+        what = f"{value.layout} on {value.device}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise CheckpointCorruptError(path, f"its {name} is no ordinary tensor but {what}")
     if value.dtype not in _DTYPES:
         raise CheckpointCorruptError(path, f"its {name} holds {value.dtype}, not fp32, fp16 or bf16")
     if not value.is_contiguous():

@@ -112,7 +112,7 @@ def test_what_the_compiler_prints_is_not_among_the_data(run: Any, host: Any, com
     [
         (["-O3"], "optlevel is '3'"),
         (["--lnc", "1"], "lnc is 1"),
-        (["--compiler-args", "--verbose info"], "compiler_args is ('--verbose', 'info')"),
+        (["--compiler-args", "--verbose info"], "compiler_args is '--verbose info'"),
         (["--no-inline-weights"], "inline_weights is False"),
         (["--lazy-load"], "lazy_load is True"),
         (["--async-load"], "async_load is True"),

@@ -51,6 +51,17 @@ def test_a_target_that_can_be_compiled_for_is_exit_code_0(target: str) -> None:
     assert json.loads(done.stdout)["targets"][target]["compile"] == {"ok": True, "reason": ""}
 
 
+def test_a_long_name_keeps_its_distance(tmp_path: Path) -> None:
+    done = run("--target", "inf2", NEURON_PLATFORM_TARGET_OVERRIDE="trn1")
+    assert "FAILED   NEURON_PLATFORM_TARGET_OVERRIDE is trn1, but inf2 is meant: unset" in done.stdout
+
+
+def test_a_closed_stdout_is_one_line() -> None:
+    command = ["sh", "-c", f"{sys.executable} -m cli doctor >&-"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (3, "Error: stdout is closed. Let it go somewhere, as in > /dev/null.\n")
+
+
 def test_something_broken_is_exit_code_1(tmp_path: Path) -> None:
     lay_out_stubs(tmp_path)
     done = run(site=tmp_path)
