@@ -100,7 +100,7 @@ def test_variables_of_the_environment_count() -> None:
 def test_there_is_no_such_target() -> None:
     done = run("--target", "inf1")
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: target is 'inf1'; it must be one of cpu, inf2")
+    assert done.stderr.startswith("Error: --target is 'inf1'; it must be one of cpu, inf2")
     assert done.stdout == ""
 
 
