@@ -66,6 +66,14 @@ if TYPE_CHECKING:
     from neuronbert.heads import (
         NeuronModelForTokenClassification as NeuronModelForTokenClassification,
     )
+    from neuronbert.heads import NeuronQDQBertForMaskedLM as NeuronQDQBertForMaskedLM
+    from neuronbert.heads import NeuronQDQBertForMultipleChoice as NeuronQDQBertForMultipleChoice
+    from neuronbert.heads import NeuronQDQBertForNextSentencePrediction as NeuronQDQBertForNextSentencePrediction
+    from neuronbert.heads import NeuronQDQBertForQuestionAnswering as NeuronQDQBertForQuestionAnswering
+    from neuronbert.heads import NeuronQDQBertForSequenceClassification as NeuronQDQBertForSequenceClassification
+    from neuronbert.heads import NeuronQDQBertForTokenClassification as NeuronQDQBertForTokenClassification
+    from neuronbert.heads import NeuronQDQBertLMHeadModel as NeuronQDQBertLMHeadModel
+    from neuronbert.heads import NeuronQDQBertModel as NeuronQDQBertModel
     from neuronbert.heads import NeuronSentenceTransformers as NeuronSentenceTransformers
     from neuronbert.lengths import Lengths as Lengths
     from neuronbert.lengths import count_lengths as count_lengths
@@ -125,6 +133,14 @@ _HOMES = {
         "NeuronModelForSequenceClassification",
         "NeuronModelForReplacedTokenDetection",
         "NeuronModelForTokenClassification",
+        "NeuronQDQBertForMaskedLM",
+        "NeuronQDQBertForMultipleChoice",
+        "NeuronQDQBertForNextSentencePrediction",
+        "NeuronQDQBertForQuestionAnswering",
+        "NeuronQDQBertForSequenceClassification",
+        "NeuronQDQBertForTokenClassification",
+        "NeuronQDQBertLMHeadModel",
+        "NeuronQDQBertModel",
         "NeuronSentenceTransformers",
     ),
     "lengths": ("Lengths", "count_lengths"),
