@@ -86,6 +86,8 @@ if TYPE_CHECKING:
     from neuronbert.publishing import publish as publish
     from neuronbert.quantized import QuantizationPlan as QuantizationPlan
     from neuronbert.quantized import quantize as quantize
+    from neuronbert.quantized import save_quantized as save_quantized
+    from neuronbert.quantized import trainable as trainable
     from neuronbert.report import ValidationReport as ValidationReport
     from neuronbert.sentence_transformer import NeuronSentenceTransformer as NeuronSentenceTransformer
     from neuronbert.sentence_transformer import NeuronTransformer as NeuronTransformer
@@ -151,7 +153,7 @@ _HOMES = {
     "preflight.flight": ("check",),
     "preflight.report": ("PreflightReport",),
     "publishing": ("publish",),
-    "quantized": ("QuantizationPlan", "quantize"),
+    "quantized": ("QuantizationPlan", "quantize", "save_quantized", "trainable"),
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),

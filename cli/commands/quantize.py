@@ -34,6 +34,10 @@ def quantize(
         list[str] | None,
         typer.Option(help="A layer or module to leave in float, as layer.0 or layer.*.output.dense.", metavar="NAME"),
     ] = None,
+    qat_steps: Annotated[
+        int, typer.Option(help="Let the weights learn from so many batches to answer as in float; 0 leaves them.")
+    ] = 0,
+    learn_ranges: Annotated[bool, typer.Option("--learn-ranges", help="Let the ranges learn with them.")] = False,
     revision: Revision = None,
     token: Token = None,
     json_: Json = False,
@@ -50,6 +54,7 @@ def quantize(
 
         given: dict[str, Any] = {"method": method, "rows": rows, "sequence_length": sequence_length}
         given |= {} if percentile is None else {"percentile": percentile}
+        given |= {"qat_steps": qat_steps, "learn_ranges": learn_ranges}
         plan = QuantizationPlan(keep_float=tuple(keep_float or ()), **given)
         done = run(model, output, data, plan, revision=revision, token=token, progress=progress)
     if json_:
