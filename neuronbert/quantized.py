@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from neuronbert import modeling, passages, sentences, sources, tokenization
 from neuronbert.checkpoint import CONFIG, WEIGHTS, Checkpoint, canonical_task
 from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, NotQuantizedError
-from neuronbert.quantization import placement
+from neuronbert.quantization import placement, sensitivity
 from neuronbert.quantization.calibration import calibrate
 from neuronbert.quantization.qdq import QdqArithmetic
 from neuronbert.quantization.training import distill
@@ -44,8 +44,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from neuronbert.quantization.sensitivity import Cost, Noise
+
 
 logger = logging.getLogger("neuronbert")
+
+_LOOKS: Final = 2
+"""Batches that the cost of each place is measured with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,18 @@ class Quantized:
         scheme: What is in its config.json.
         rows: How many rows of text it was calibrated with.
         quantizers: How many quantizers have a range.
+        noises: What each quantizer of inputs does to what it saw, in the model's order.
+        costs: With a sensitivity: what each place costs alone, most first.
+        proposed: With a sensitivity: what to leave in float (`keep_float`), so that no more than that is lost.
     """
 
     path: Path
     scheme: Scheme
     rows: int
     quantizers: int
+    noises: tuple[Noise, ...]
+    costs: tuple[Cost, ...] = ()
+    proposed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,8 @@ class QuantizationPlan:
         qat_steps: How many batches the weights then learn from, to bring the quantized model near the one in float; 0
             leaves them as they are.
         learn_ranges: The ranges learn with them.
+        sensitivity: Find what each place costs, and what to leave in float for no more than this loss: the squared
+            difference of the last hidden states over their variance.
         inputs: How inputs are quantized.
         weights: How weights are quantized.
 
@@ -92,6 +105,7 @@ class QuantizationPlan:
     keep_float: tuple[str, ...] = ()
     qat_steps: int = 0
     learn_ranges: bool = False
+    sensitivity: float | None = None
     inputs: Descriptor = INPUTS
     weights: Descriptor = PER_CHANNEL
 
@@ -102,6 +116,8 @@ class QuantizationPlan:
             raise InvalidOptionError("percentile", self.percentile, "more than 0 and at most 100")
         if self.qat_steps < 0:
             raise InvalidOptionError("qat_steps", self.qat_steps, "0 or more")
+        if self.sensitivity is not None and not self.sensitivity > 0:
+            raise InvalidOptionError("sensitivity", self.sensitivity, "more than 0")
         for name in ("rows", "sequence_length"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(name, getattr(self, name), "1 or more")
@@ -146,7 +162,7 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         length = min(plan.sequence_length, limit)
         given = islice(passages.read(data), plan.rows)
         batches: Iterable[dict[str, Tensor]] = passages.batches(given, tokenization.require(checkpoint.path), length)
-        if plan.qat_steps:
+        if plan.qat_steps or plan.sensitivity:
             batches = list(batches)  # which are needed again
         progress("loading the weights")
         encoder = modeling.load_encoder(checkpoint)
@@ -156,12 +172,15 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         percentile = plan.percentile if plan.method == "percentile" else None
         calibration = Calibration(method=plan.method, percentile=percentile, rows=seen.rows)
         scheme = scheme.model_copy(update={"calibration": calibration})
+        quantizers = placement.of(encoder)
+        noises = tuple(sensitivity.noise(quantizers[name], histogram) for name, histogram in seen.histograms.items())
+        measured = _sensitivity(encoder, list(islice(batches, _LOOKS)), plan, progress) if plan.sensitivity else {}
         if plan.qat_steps:
             _train(encoder, checkpoint, list(batches), plan, progress)
         progress("writing the checkpoint")
         ranges = ranges_of(encoder)
         _write(checkpoint, scheme, _tensors(checkpoint, encoder, trained=plan.qat_steps > 0), folder)
-    return Quantized(Path(output), scheme, seen.rows, len(ranges))
+    return Quantized(Path(output), scheme, seen.rows, len(ranges), noises, **measured)
 
 
 def prepare(model: Any, plan: QuantizationPlan) -> Scheme:
@@ -244,6 +263,17 @@ def save_quantized(model: Any, source: str | os.PathLike[str], output: str | os.
             tensors[name] = tensor.detach().contiguous()
     with staged(output, owned=lambda _: None, overwrite=False) as folder:
         _write(checkpoint, scheme, tensors, folder)
+
+
+def _sensitivity(
+    encoder: Any, batches: list[dict[str, Tensor]], plan: QuantizationPlan, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    def tell(done: int, total: int) -> None:
+        progress(f"measuring what {total} places cost, {done} done")
+
+    ranked = sensitivity.costs(encoder, batches, tell)
+    proposed = sensitivity.proposal(encoder, batches, ranked, plan.sensitivity or 0.0)
+    return {"costs": ranked, "proposed": (*plan.keep_float, *proposed)}
 
 
 def _train(
