@@ -1,0 +1,156 @@
+"""The encoder: the flow of BERT's and RoBERTa's layers, written once.
+
+Owns: the order of a layer's steps, the masks, and what a head of transformers is given. Knows nothing of what a step
+computes with (arithmetic.py). The modules, and so the names of all parameters, are those of transformers' model that it
+is made from; with FLOAT it gives, bit for bit, what that model gives with eager attention.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+from neuronbert.encoder.arithmetic import FLOAT
+from neuronbert.errors import UnsupportedFeatureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from neuronbert.encoder.arithmetic import Arithmetic
+
+ENCODER_TYPES: Final = ("bert", "roberta", "xlm-roberta", "camembert")
+"""The architectures whose layers these are."""
+_NOT_HERE: Final = ("past_key_values", "encoder_hidden_states", "encoder_attention_mask")
+
+
+class Encoder(nn.Module):
+    """BertModel or RobertaModel as a flow of steps over an arithmetic.
+
+    Args:
+        base: The model of transformers; its modules become this one's.
+        arithmetic: What the steps compute with.
+
+    Raises:
+        UnsupportedFeatureError: the model attends to another one's tokens.
+    """
+
+    def __init__(self, base: Any, arithmetic: Arithmetic[Any] = FLOAT) -> None:
+        super().__init__()
+        if base.config.add_cross_attention:
+            raise UnsupportedFeatureError("add_cross_attention", True, "the encoder attends to its own tokens only")
+        self.config = base.config
+        self.embeddings = base.embeddings
+        self.encoder = base.encoder
+        self.pooler = base.pooler
+        self.arithmetic = arithmetic
+        self.train(base.training)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """What transformers' model gives for the same arguments.
+
+        Args:
+            input_ids: [B, S]; or, in its place, inputs_embeds.
+            attention_mask: [B, S], 1 for a token and 0 for padding.
+            token_type_ids: [B, S].
+            position_ids: [B, S] or [1, S].
+            inputs_embeds: [B, S, H].
+            options: output_hidden_states, output_attentions and return_dict.
+
+        Raises:
+            UnsupportedFeatureError: a cache, or another model's tokens, are given.
+        """
+        _refuse(options)
+        given = {
+            "input_ids": input_ids,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        embedded = self.arithmetic.embed(self.embeddings, given)
+        mask = self._mask(attention_mask, self.arithmetic.leave(embedded))
+        hidden, states, probabilities = self._layers(embedded, mask)
+        last = self.arithmetic.leave(hidden)
+        output = BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=last,
+            pooler_output=None if self.pooler is None else self.pooler(last),
+            hidden_states=tuple(map(self.arithmetic.leave, states)) if self._asked(options, "hidden_states") else None,
+            attentions=tuple(map(self.arithmetic.leave, probabilities)) if self._asked(options, "attentions") else None,
+        )
+        return output if options.get("return_dict") is not False else output.to_tuple()
+
+    def get_input_embeddings(self) -> Any:
+        """The table of tokens, as transformers' models name it."""
+        return self.embeddings.word_embeddings
+
+    def _layers(self, hidden: Any, mask: Tensor | None) -> tuple[Any, list[Any], list[Any]]:
+        states, seen = [hidden], []
+        for layer in self.encoder.layer:
+            hidden, probabilities = self._layer(layer, hidden, mask)
+            states.append(hidden)
+            seen.append(probabilities)
+        return hidden, states, seen
+
+    def _layer(self, layer: Any, hidden: Any, mask: Tensor | None) -> tuple[Any, Any]:
+        step = self.arithmetic
+        attention, output = layer.attention.self, layer.attention.output
+        query, key, value = step.project(attention, hidden)
+        probabilities = step.softmax(attention, step.scores(attention, query, key), mask)
+        gathered = step.context(attention, probabilities, value)
+        attended = step.add_norm(output, step.linear(output.dense, gathered), hidden)
+        inner = step.activate(layer.intermediate, step.linear(layer.intermediate.dense, attended))
+        return step.add_norm(layer.output, step.linear(layer.output.dense, inner), attended), probabilities
+
+    def _mask(self, mask: Tensor | None, embedded: Tensor) -> Tensor | None:
+        create: Callable[..., Tensor | None] = create_bidirectional_mask
+        past = {}
+        if self.config.is_decoder:
+            create, past = create_causal_mask, {"past_key_values": None}
+        return create(config=self.config, inputs_embeds=embedded, attention_mask=mask, **past)
+
+    def _asked(self, options: dict[str, Any], what: str) -> bool:
+        asked = options.get(f"output_{what}")
+        return bool(getattr(self.config, f"output_{what}", False) if asked is None else asked)
+
+
+def install(model: Any, arithmetic: Arithmetic[Any] = FLOAT) -> Any:
+    """Put the encoder in the place of a model's own, under its head.
+
+    Args:
+        model: A model of transformers, of one of ENCODER_TYPES; it is changed.
+        arithmetic: What the steps compute with.
+
+    Returns:
+        The model; or, of a model without a head, the encoder alone.
+
+    Raises:
+        UnsupportedFeatureError: the model attends to another one's tokens.
+    """
+    base = model.base_model
+    # The masks come from transformers, which gives sdpa other ones than the eager attention that this is.
+    base.config._attn_implementation = "eager"
+    encoder = Encoder(base, arithmetic)
+    if base is model:
+        return encoder
+    setattr(model, model.base_model_prefix, encoder)
+    return model
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    for name in _NOT_HERE:
+        if options.get(name) is not None:
+            kind = "a tensor" if isinstance(options[name], torch.Tensor) else "given"
+            raise UnsupportedFeatureError(name, kind, "the encoder sees the tokens of one call only")
