@@ -44,6 +44,20 @@ def parse(name: str, text: str) -> Lengths:
     return tuple(int(number) for number in numbers.split(",") if number.strip())
 
 
+def stored(name: str, value: object) -> Lengths | None:
+    """The numbers that config.json holds: a literal, as dynamic BERT writes it, or an array.
+
+    Raises:
+        InvalidOptionError: it holds anything else.
+    """
+    if value is None or isinstance(value, str):
+        return None if value is None else parse(name, value)
+    numbers = tuple(value) if isinstance(value, list | tuple) else ()
+    if not are_numbers(numbers):
+        raise InvalidOptionError(name, repr(value)[:_SHOWN], _NUMBERS)
+    return numbers
+
+
 def spell(lengths: Sequence[int]) -> str:
     """The literal that config.json holds."""
     return str(tuple(lengths))
