@@ -87,7 +87,7 @@ def _validation(report: ValidationReport | None, place: str) -> str:
     verdict = "passed" if report.passed else "FAILED"
     head = f"## Validation: {verdict}\n\nCompared with {_inline(report.reference)} on {report.created}.\n"
     rows = [
-        f"| {output} | {measure.name} | {measure.value:.6g} | {'at most' if measure.name == 'error' else 'at least'} "
+        f"| {output} | {measure.label} | {measure.value:.6g} | {'at most' if measure.name == 'error' else 'at least'} "
         f"{measure.limit:g} | {count} | {'yes' if measure.passed else '**no**'} |"
         for output, measure, count in report.worst()
     ]

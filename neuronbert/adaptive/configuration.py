@@ -104,6 +104,16 @@ def check(lengths: Lengths, layers: int, sequence_length: int) -> None:
         raise InvalidOptionError("length_config", spell(lengths), expected)
 
 
+def check_lengths_fit(lengths: Lengths, rows: Sequence[int]) -> None:
+    """Refuse what isn't a length configuration of any model for the longest of some rows, and scaled for the others.
+
+    Raises:
+        InvalidOptionError: they are too large, too small or in another order; or a row is too short for any.
+    """
+    check(lengths, len(lengths) if are_numbers(lengths) else 0, max(rows))
+    scale(lengths, max(rows), min(rows))
+
+
 def check_layers(chosen: Lengths, layers: int) -> None:
     """Refuse what doesn't say which layers of a model are run.
 

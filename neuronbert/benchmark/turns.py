@@ -140,6 +140,7 @@ def _reference(
             yield None, f"none: {error}"
             return
         loaded = modeling.load(checkpoint, manifest.task, allow_random_weights=True)
+        loaded = modeling.keep_tokens(loaded, manifest.keeping)
         _refuse_other_inputs(manifest, loaded, named or manifest.source.model)
         attention = checkpoint.architecture.attention
         said = f"{loaded.class_name} of {named or manifest.source.model} in fp32, eager mode, {attention} attention"

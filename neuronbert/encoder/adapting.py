@@ -1,24 +1,24 @@
 """A model of transformers, made to drop tokens.
 
-Owns: what the arguments, its config and its head say of that together. Knows nothing of files or programs.
+Owns: putting the encoder in, and taking out of it what it tells of the tokens. Knows nothing of files or programs.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.adaptive.configuration import check, check_layers, stored
-from neuronbert.encoder.model import ENCODER_TYPES, install
-from neuronbert.encoder.selection import METHODS, Keeping, Method
+from neuronbert.adaptive.keeping import ENCODER_TYPES, SELECTIONS, Keeping, Selection, keeps_first, reads_first_only
+from neuronbert.architectures import find_architecture
+from neuronbert.encoder.model import Encoder, install
 from neuronbert.errors import InvalidOptionError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from neuronbert.adaptive.configuration import Lengths
 
-_FIRST_ONLY: Final = ("ForSequenceClassification", "ForMultipleChoice", "ForNextSentencePrediction")
-"""How the names of heads end that read the first token alone."""
-_SPANS: Final = "ForQuestionAnswering"
-"""Its answer may be anywhere, and dynamic BERT doesn't keep the first token for it."""
+PASSED: Final = "kept_layers"
+"""The output that tells how many layers each token passed."""
 
 
 def adapt_lengths(
@@ -27,7 +27,7 @@ def adapt_lengths(
     length_config: Lengths | None = None,
     layer_config: Lengths | None = None,
     always_keep_cls_token: bool | None = None,
-    selection: Method = "gather",
+    selection: Selection = "gather",
 ) -> Any:
     """Make a model drop tokens where they no longer matter.
 
@@ -50,28 +50,35 @@ def adapt_lengths(
     Raises:
         InvalidOptionError: an option isn't one of this model.
         UnsupportedModelError: it has other layers than BERT's.
-        UnsupportedFeatureError: it attends to another model's tokens.
+        UnsupportedFeatureError: it attends to another model's tokens, or is a decoder.
     """
-    if selection not in METHODS:
-        raise InvalidOptionError("selection", selection, "one of " + ", ".join(map(repr, METHODS)))
-    config, name = model.config, type(model).__name__
-    if config.model_type not in ENCODER_TYPES:
-        raise UnsupportedModelError(config.model_type, ENCODER_TYPES, "its layers aren't BERT's")
-    lengths = stored(
-        "length_config", getattr(config, "length_config", None) if length_config is None else length_config
-    )
-    layers = stored("layer_config", getattr(config, "layer_config", None) if layer_config is None else layer_config)
-    if lengths is not None:
-        check(lengths, config.num_hidden_layers, lengths[0])
-    if layers is not None:
-        check_layers(layers, config.num_hidden_layers)
-    keep = always_keep_cls_token
-    if keep is None:
-        keep = getattr(config, "always_keep_cls_token", not name.endswith(_SPANS))
-    if not isinstance(keep, bool):
-        raise InvalidOptionError("always_keep_cls_token", keep, "True or False")
-    adapted = install(model)
-    keeping = Keeping(lengths, None, layers, keep, selection, restore=not name.endswith(_FIRST_ONLY))
+    if selection not in SELECTIONS:
+        raise InvalidOptionError("selection", selection, "one of " + ", ".join(map(repr, SELECTIONS)))
+    config = model.config.to_dict()
+    if config["model_type"] not in ENCODER_TYPES:
+        raise UnsupportedModelError(config["model_type"], ENCODER_TYPES, "its layers aren't BERT's")
+    tasks = {head: task for task, head in find_architecture(config["model_type"]).heads.items()}
+    task = tasks.get(type(model).__name__, "feature-extraction")
+    asked = {"length_config": length_config, "layer_config": layer_config, "selection": selection}
+    keeping = Keeping.of(task, config, always_keep_cls_token=always_keep_cls_token, **asked)
+    if keeping is None:  # until a call says otherwise
+        first = keeps_first(task, config, always_keep_cls_token)
+        restored = not (first and reads_first_only(task))
+        keeping = Keeping(always_keep_cls_token=first, selection=selection, restored=restored)
+    return keep_tokens(model, keeping)
+
+
+def keep_tokens(model: Any, keeping: Keeping) -> Any:
+    """Put the encoder into a model, unless it is there, and say which tokens go on.
+
+    Args:
+        model: A model of transformers, or one that our encoder was put into; it is changed.
+        keeping: Which do.
+
+    Returns:
+        The model; or, of one without a head, the encoder.
+    """
+    adapted = model if isinstance(encoder_of(model), Encoder) else install(model)
     encoder_of(adapted).keeping = keeping
     return adapted
 
@@ -79,3 +86,19 @@ def adapt_lengths(
 def encoder_of(model: Any) -> Any:
     """The encoder of a model that it was put into, or the model itself if it is one."""
     return getattr(model, "base_model", model)
+
+
+def tell_passed(module: nn.Module, encoder: Encoder) -> None:
+    """Have a module give what its encoder tells of the tokens beside its outputs, as PASSED.
+
+    Args:
+        module: What takes input_ids and gives outputs by name.
+        encoder: The encoder in it.
+    """
+
+    def add(_module: nn.Module, _args: object, given: dict[str, Any], outputs: Any) -> Any:
+        if encoder.passed is not None:
+            outputs[PASSED] = encoder.passed.view(given["input_ids"].shape)
+        return outputs
+
+    module.register_forward_hook(add, with_kwargs=True)

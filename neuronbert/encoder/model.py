@@ -7,7 +7,6 @@ is made from; with FLOAT it gives, bit for bit, what that model gives with eager
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -16,8 +15,10 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from neuronbert.adaptive.configuration import check, check_layers, stored
+from neuronbert.adaptive.keeping import ENCODER_TYPES as ENCODER_TYPES
+from neuronbert.adaptive.keeping import SEES_AHEAD, Keeping
 from neuronbert.encoder.arithmetic import FLOAT
-from neuronbert.encoder.selection import Keeping, Survivors
+from neuronbert.encoder.selection import Survivors
 from neuronbert.errors import UnsupportedFeatureError
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from neuronbert.adaptive.configuration import Lengths
     from neuronbert.encoder.arithmetic import Arithmetic
 
-ENCODER_TYPES: Final = ("bert", "roberta", "xlm-roberta", "camembert")
-"""The architectures whose layers these are."""
-_SEES_AHEAD: Final = "which of a decoder's tokens are dropped would tell of those that come after them"
 _NOT_HERE: Final = ("past_key_values", "encoder_hidden_states", "encoder_attention_mask")
 
 
@@ -122,32 +120,36 @@ class Encoder(nn.Module):
         lengths = stored("length_config", length_config)
         if lengths is not None:
             check(lengths, len(self.encoder.layer), lengths[0])
-        self.keeping = replace(self.keeping, lengths=lengths, made_for=None)
+        self.keeping = self.keeping.model_copy(update={"length_config": lengths, "sequence_length": None})
 
     def _keeping(self, options: dict[str, Any]) -> Keeping:
         """What the call says of the tokens and layers, or what is set."""
-        keeping = self.keeping
-        if options.get("length_config") is not None:
-            keeping = replace(keeping, lengths=stored("length_config", options["length_config"]), made_for=None)
-        if options.get("layer_config") is not None:
-            keeping = replace(keeping, layers=stored("layer_config", options["layer_config"]))
-        if options.get("always_keep_cls_token") is not None:
-            keeping = replace(keeping, keep_first=options["always_keep_cls_token"])
-        if not keeping.keep_first:  # a head that reads the first token has to be given it
-            keeping = replace(keeping, restore=True)
-        if keeping.layers is not None:
-            check_layers(keeping.layers, len(self.encoder.layer))
-        if keeping.lengths is not None and self.config.is_decoder:
-            raise UnsupportedFeatureError("is_decoder", True, _SEES_AHEAD)
+        asked: dict[str, Any] = {
+            name: stored(name, options[name])
+            for name in ("length_config", "layer_config")
+            if options.get(name) is not None
+        }
+        if "length_config" in asked:
+            asked["sequence_length"] = None
+        if (keep := options.get("always_keep_cls_token")) is not None:
+            asked["always_keep_cls_token"] = keep
+            asked["restored"] = (
+                self.keeping.restored or not keep
+            )  # a head that reads the first token has to be given it
+        keeping = self.keeping.model_copy(update=asked) if asked else self.keeping
+        if keeping.layer_config is not None:
+            check_layers(keeping.layer_config, len(self.encoder.layer))
+        if keeping.length_config is not None and self.config.is_decoder:
+            raise UnsupportedFeatureError("is_decoder", True, SEES_AHEAD)
         return keeping
 
     def _layers(self, hidden: Any, mask: Tensor | None, keeping: Keeping) -> tuple[Tensor, list[Any], list[Any]]:
         embedded, layers = self.arithmetic.leave(hidden), len(self.encoder.layer)
-        lengths = keeping.lengths_for(layers, embedded.shape[1])
+        lengths = keeping.lengths_for(layers, int(embedded.shape[1]))
         survivors = None if lengths is None else Survivors(keeping, lengths, embedded, mask)
         states, seen = [hidden], []
         for number, layer in enumerate(self.encoder.layer):
-            if keeping.layers is not None and number not in keeping.layers:
+            if keeping.layer_config is not None and number not in keeping.layer_config:
                 continue
             attended, probabilities = self._attend(layer, hidden, mask)
             if survivors is not None and survivors.drops(number):

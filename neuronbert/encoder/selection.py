@@ -1,6 +1,6 @@
 """Which tokens go on after a layer's attention, and how those that don't come back at the end.
 
-Owns: Keeping, the choice by attention received, gathering and restoring. Knows nothing of what a layer computes, nor
+Owns: the choice by attention received, gathering and restoring. Knows nothing of what a layer computes, nor
 what with. The algorithm is that of dynamic BERT (the Length-Adaptive Transformer): a token's significance is the
 attention that it receives from all queries of all heads; the k most significant go on to the feed-forward and to the
 layers after it. One that is dropped keeps what the layer before made of it. Nothing is sorted: attention sees no order.
@@ -8,12 +8,9 @@ layers after it. One that is dropped keeps what the layer before made of it. Not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-
-from neuronbert.adaptive.configuration import check, scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,45 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neuronbert.adaptive.configuration import Lengths
-
-Method = Literal["gather", "one-hot"]
-METHODS: Final[tuple[Method, ...]] = get_args(Method)
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """How tokens are dropped.
-
-    Attributes:
-        lengths: Tokens that each layer keeps, by its number in the model, run or not; None to keep all.
-        made_for: The length of the rows that they are for: they are scaled for others; None to take them as they are.
-        layers: The layers that are run; None for all.
-        keep_first: Keep the first token in any case, and in its place.
-        method: How tokens are moved: by gather and scatter, or by products with one-hot matrices.
-        restore: Give what is known of the dropped tokens, too. A head that reads the first token alone needs none of
-            it, if that is kept; the encoder then gives only the tokens that are left.
-    """
-
-    lengths: Lengths | None = None
-    made_for: int | None = None
-    layers: Lengths | None = None
-    keep_first: bool = True
-    method: Method = "gather"
-    restore: bool = True
-
-    def lengths_for(self, layers: int, sequence_length: int) -> Lengths | None:
-        """What each layer keeps of rows of a length.
-
-        Raises:
-            InvalidOptionError: the lengths are none of a model with so many layers, or for rows of this length.
-        """
-        if self.lengths is None:
-            return None
-        lengths = self.lengths
-        if self.made_for is not None:
-            lengths = scale(lengths, self.made_for, sequence_length)
-        check(lengths, layers, sequence_length)
-        return lengths
+    from neuronbert.adaptive.keeping import Keeping
 
 
 class Survivors:
@@ -76,8 +35,8 @@ class Survivors:
         self.mask = mask
         self._keeping = keeping
         self._lengths = lengths
-        self._width = embedded.shape[1]
-        self._moves: _Moves = _OneHot(self._width) if keeping.method == "one-hot" else _Gather()
+        self._width = int(embedded.shape[1])  # a tracer gives a tensor
+        self._moves: _Moves = _OneHot(self._width) if keeping.selection == "one-hot" else _Gather()
         self._restored: Tensor | None = None
         self._passed: Tensor | None = None
 
@@ -96,12 +55,12 @@ class Survivors:
         Returns:
             What moves the rows of any [B, c, ...] that go on to the front, and leaves the others out.
         """
-        if self._keeping.restore:
+        if self._keeping.restored:
             self._restored = self._put(self._restored, before())
         self._passed = self._put(self._passed, self._count(probabilities, layer))
         self._width = self._lengths[layer]
         scores = self._ranked(significance(probabilities))
-        move = self._moves.choose(most_significant(scores, self._width, keep_first=self._keeping.keep_first))
+        move = self._moves.choose(most_significant(scores, self._width, keep_first=self._keeping.always_keep_cls_token))
         if self.mask is not None:
             self.mask = self._moves.mask(self.mask)
         return move
@@ -203,7 +162,7 @@ class _OneHot:
     def choose(self, kept: Tensor) -> Callable[[Tensor], Tensor]:
         """See _Moves."""
         chosen = (kept[:, :, None] == torch.arange(self._width, device=kept.device)).to(torch.float32)
-        self._chosen, self._width = chosen, kept.shape[1]
+        self._chosen, self._width = chosen, int(kept.shape[1])
         self._all = chosen if self._all is None else torch.matmul(chosen, self._all)
         return lambda rows: torch.matmul(chosen.to(rows.dtype), rows)
 

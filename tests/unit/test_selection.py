@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from neuronbert.adaptive.keeping import SELECTIONS as METHODS
+from neuronbert.adaptive.keeping import Keeping
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.encoder.adapting import adapt_lengths, encoder_of
 from neuronbert.encoder.model import install
-from neuronbert.encoder.selection import METHODS, Keeping, most_significant, significance
+from neuronbert.encoder.selection import most_significant, significance
 from neuronbert.errors import InvalidOptionError, UnsupportedFeatureError, UnsupportedModelError
 
 SIZES = {
@@ -113,7 +115,12 @@ def doubled(model_type: str) -> Any:
 def keepings(draw: st.DrawFn) -> Keeping:
     lengths = tuple(sorted(draw(st.lists(st.integers(2, TOKENS), min_size=4, max_size=4)), reverse=True))
     layers = tuple(sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=4))))
-    return Keeping(lengths, None, layers, draw(st.booleans()), draw(st.sampled_from(METHODS)))
+    return Keeping(
+        length_config=lengths,
+        layer_config=layers,
+        always_keep_cls_token=draw(st.booleans()),
+        selection=draw(st.sampled_from(METHODS)),
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -123,12 +130,14 @@ def test_every_row_is_treated_as_published(keeping: Keeping, model_type: str, se
     ours = install(base)
     ours.keeping = keeping
     found = outputs(ours, given_rows)["last_hidden_state"]
-    assert keeping.lengths is not None
-    assert keeping.layers is not None
+    assert keeping.length_config is not None
+    assert keeping.layer_config is not None
     for row in range(3):
-        theirs, kept = published(base, row_of(given_rows, row), keeping.lengths, keeping.layers, keeping.keep_first)
+        theirs, kept = published(
+            base, row_of(given_rows, row), keeping.length_config, keeping.layer_config, keeping.always_keep_cls_token
+        )
         real = given_rows["attention_mask"][row].bool()
-        for layer in keeping.layers:
+        for layer in keeping.layer_config:
             passed = {at for at in range(TOKENS) if ours.passed[row, at] > layer and real[at]}
             assert passed == {at for at in kept[layer] if real[at]}, (row, layer)
         torch.testing.assert_close(found[row][real], theirs[real], rtol=1e-9, atol=1e-9)
@@ -165,12 +174,12 @@ def test_a_head_that_reads_the_first_token_answers_the_same_with_and_without_res
     for name in ("BertForSequenceClassification", "BertForMultipleChoice", "BertForNextSentencePrediction"):
         model = adapt_lengths(build(name), length_config=(10, 8, 5, 3))
         encoder = encoder_of(model)
-        assert not encoder.keeping.restore
+        assert not encoder.keeping.restored
         found = outputs(model, call(name))["logits"]
         with torch.no_grad():
             flat = {key: value.view(-1, TOKENS) for key, value in call(name).items()}
             assert encoder(**flat).last_hidden_state.shape[1] == 3
-        encoder.keeping = Keeping((10, 8, 5, 3), restore=True)
+        encoder.keeping = Keeping(length_config=(10, 8, 5, 3))
         assert torch.equal(outputs(model, call(name))["logits"], found)
         # Once the first token may go, it is brought back.
         assert outputs(model, call(name), always_keep_cls_token=False)["logits"].shape == found.shape
@@ -179,7 +188,7 @@ def test_a_head_that_reads_the_first_token_answers_the_same_with_and_without_res
 def test_a_call_wins_over_what_is_set_and_what_is_set_over_the_config() -> None:
     full = outputs(build(), call())["last_hidden_state"]
     model = adapt_lengths(build(length_config="(10, 8, 5, 3)", layer_config=[0, 1, 2], always_keep_cls_token=False))
-    assert model.keeping == Keeping((10, 8, 5, 3), None, (0, 1, 2), keep_first=False)
+    assert model.keeping == Keeping(length_config=(10, 8, 5, 3), layer_config=(0, 1, 2), always_keep_cls_token=False)
     by_config = outputs(model, call())["last_hidden_state"]
     assert not torch.allclose(by_config, full, atol=1e-3)
     assert torch.equal(outputs(model, call(), length_config=(10, 8, 5, 3))["last_hidden_state"], by_config)
@@ -197,9 +206,9 @@ def test_a_call_wins_over_what_is_set_and_what_is_set_over_the_config() -> None:
 
 
 def test_the_first_token_is_kept_by_default_but_for_question_answering() -> None:
-    assert encoder_of(adapt_lengths(build())).keeping.keep_first
-    assert encoder_of(adapt_lengths(build("BertForTokenClassification"))).keeping.keep_first
-    assert not encoder_of(adapt_lengths(build("BertForQuestionAnswering"))).keeping.keep_first
+    assert encoder_of(adapt_lengths(build())).keeping.always_keep_cls_token
+    assert encoder_of(adapt_lengths(build("BertForTokenClassification"))).keeping.always_keep_cls_token
+    assert not encoder_of(adapt_lengths(build("BertForQuestionAnswering"))).keeping.always_keep_cls_token
 
 
 @given(st.integers(2, 9), st.booleans(), st.integers(0, 100))
@@ -275,7 +284,7 @@ def test_models_that_can_not_drop_tokens_are_refused() -> None:
 
 
 def test_configurations_are_scaled_to_rows_of_another_length() -> None:
-    keeping = Keeping((10, 8, 5, 3), made_for=12)
+    keeping = Keeping(length_config=(10, 8, 5, 3), sequence_length=12)
     assert keeping.lengths_for(4, 12) == (10, 8, 5, 3)
     assert keeping.lengths_for(4, 6) == (5, 4, 3, 2)
     model = adapt_lengths(build())
