@@ -7,7 +7,7 @@
     │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
-    │   │   UnrecordedArtifactError, PoolClosedError
+    │   │   UnrecordedArtifactError, PoolClosedError, SearchChangedError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
@@ -267,6 +267,16 @@ class PoolClosedError(UsageError):
 
     def __init__(self, reason: str = "was closed") -> None:
         super().__init__(f"The pool {reason}. Open another one.")
+
+
+class SearchChangedError(UsageError):
+    """A folder with the state of another search."""
+
+    def __init__(self, folder: object, differing: Sequence[str]) -> None:
+        super().__init__(
+            f"{folder} holds a search that differs in {_listed(differing)}, so it can't go on. "
+            "Ask for the same again, or give another --output."
+        )
 
 
 class InputError(UsageError, ValueError):
