@@ -182,7 +182,7 @@ def evaluate(
             answered.append((row, {"similarity": float(torch.cosine_similarity(one, other, dim=0))}))
         else:
             answered.append((row, answers.decode(task, made[0], run(made[0].inputs))[0]))
-    return _score(task, answered)
+    return score(task, answered)
 
 
 def calls(
@@ -200,7 +200,13 @@ def _encode(task: str, row: Row, config: Mapping[str, Any], tokenizer: Any, leng
     return [answers.encode(task, tokenizer, [row], **options)]
 
 
-def _score(task: str, answered: list[tuple[Row, dict[str, Any]]]) -> dict[str, float]:
+def score(task: str, answered: list[tuple[Row, dict[str, Any]]]) -> dict[str, float]:
+    """The task's metrics, by name.
+
+    Args:
+        task: A canonical task name.
+        answered: Labelled rows, each with the answer that it was given.
+    """
     if task in _EMBEDDINGS:
         return _rank([(float(row["score"]), answer["similarity"]) for row, answer in answered])
     if task == "question-answering":
