@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuronbert.adaptive.configuration import parse, scale, spell
-from neuronbert.adaptive.search import read_front
 from neuronbert.errors import InvalidOptionError, MissingOptionError
 
 from . import _output
@@ -86,6 +85,8 @@ class Asked:
             raise InvalidOptionError("--length-config", literal, "left out with --speedup, which takes one of a search")
         if search is None:
             raise MissingOptionError("--search", f"--speedup {speedup} --search found/front.json")
+        from neuronbert.adaptive.search import read_front
+
         front = read_front(search)
         point = front.at_least(speedup)
         _output.note(

@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from neuronbert.spec import ExportSpec as ExportSpec
     from neuronbert.tuning.search import SearchSpec as SearchSpec
     from neuronbert.tuning.search import search_lengths as search_lengths
+    from neuronbert.tuning.training import LengthDrop as LengthDrop
     from neuronbert.validation import validate as validate
     from neuronbert.workers.pool import Pool as Pool
 
@@ -141,6 +142,7 @@ _HOMES = {
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),
     "tuning.search": ("SearchSpec", "search_lengths"),
+    "tuning.training": ("LengthDrop",),
     "validation": ("validate",),
     "workers.pool": ("Pool",),
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from neuronbert.adaptive.keeping import Selection
+from neuronbert.adaptive.configuration import Selection
 from neuronbert.errors import InvalidShapeError, MissingFileError, RecipeError
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AutoCast, AutoCastType, OptLevel

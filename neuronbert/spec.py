@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from neuronbert.adaptive.configuration import are_numbers, check_lengths_fit
-from neuronbert.adaptive.keeping import SELECTIONS, Keeping, Selection
+from neuronbert.adaptive.configuration import SELECTIONS, Selection, are_numbers, check_lengths_fit
 from neuronbert.errors import InvalidOptionError, InvalidShapeError
 from neuronbert.provenance import digest
 from neuronbert.shapes import StaticShape
@@ -17,6 +16,8 @@ from neuronbert.targets import LogicalCores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from neuronbert.adaptive.keeping import Keeping
 
 AutoCast = Literal["none", "matmul", "all"]
 AutoCastType = Literal["bf16", "fp16", "tf32", "fp8_e4m3"]
@@ -148,6 +149,8 @@ class ExportSpec:
             UnsupportedModelError: the model has other layers than BERT's.
             UnsupportedFeatureError: it is a decoder.
         """
+        from neuronbert.adaptive.keeping import Keeping  # noqa: PLC0415  pydantic, which a spec alone doesn't need
+
         names = ("length_config", "layer_config", "always_keep_cls_token", "selection")
         given = {name: getattr(self, name) for name in names}
         return Keeping.of(task, config, sequence_length=self.longest, **given)

@@ -1,6 +1,7 @@
 """Length configurations: how many tokens go on after the attention of each layer.
 
-Owns: reading, checking and scaling them, and lists of layers. Knows nothing of models, files or frameworks.
+Owns: reading, checking and scaling them, lists of layers, and the names of the ways to move tokens. Knows nothing of
+models, files or frameworks.
 The form is that of a checkpoint's config.json: a literal tuple, "(315, 251, 242, 159, 142, 33)". It is never evaluated.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from neuronbert.errors import InvalidOptionError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Lengths = tuple[int, ...]
+Selection = Literal["gather", "one-hot"]
+SELECTIONS: Final[tuple[Selection, ...]] = get_args(Selection)
 
 LEAST: Final = 2
 """Tokens that a layer keeps at least."""

@@ -5,11 +5,11 @@ Owns: Keeping, and what is meant where nothing is said. Knows nothing of models,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
 
-from neuronbert.adaptive.configuration import check, check_layers, check_order, scale, stored
+from neuronbert.adaptive.configuration import Selection, check, check_layers, check_order, scale, stored
 from neuronbert.data import Data
 from neuronbert.errors import InvalidOptionError, UnsupportedFeatureError, UnsupportedModelError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from neuronbert.adaptive.configuration import Lengths
 
-Selection = Literal["gather", "one-hot"]
-SELECTIONS: Final[tuple[Selection, ...]] = get_args(Selection)
 ENCODER_TYPES: Final = ("bert", "roberta", "xlm-roberta", "camembert")
 """The architectures whose layers are those of our encoder."""
 _FIRST_ONLY: Final = ("text-classification", "multiple-choice", "next-sentence-prediction")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.adaptive.keeping import ENCODER_TYPES, SELECTIONS, Keeping, Selection, keeps_first, reads_first_only
+from neuronbert.adaptive.configuration import SELECTIONS, Selection
+from neuronbert.adaptive.keeping import ENCODER_TYPES, Keeping, keeps_first, reads_first_only
 from neuronbert.architectures import find_architecture
 from neuronbert.encoder.model import Encoder, install
 from neuronbert.errors import InvalidOptionError, UnsupportedModelError

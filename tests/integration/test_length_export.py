@@ -16,7 +16,8 @@ from neuronbert_cli.app import app
 from typer.testing import CliRunner
 
 from neuronbert import Artifact, ExportSpec, NeuronAutoModel, StaticShape, check, export, validate
-from neuronbert.adaptive.keeping import SELECTIONS, Keeping
+from neuronbert.adaptive.configuration import SELECTIONS
+from neuronbert.adaptive.keeping import Keeping
 from neuronbert.adaptive.search import Front, Plan, Search, Trial
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.artifact import seal

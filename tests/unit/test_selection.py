@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuronbert.adaptive.keeping import SELECTIONS as METHODS
+from neuronbert.adaptive.configuration import SELECTIONS as METHODS
 from neuronbert.adaptive.keeping import Keeping
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.encoder.adapting import adapt_lengths, encoder_of
