@@ -20,6 +20,7 @@ from neuronbert import sentences
 from neuronbert.adapters import CallMask, tell_lengths
 from neuronbert.architectures import find_form, find_head, find_task
 from neuronbert.encoder import adapting
+from neuronbert.encoder.arithmetic import FLOAT, FUSED
 from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, first_line
 from neuronbert.manifest import OutputSpec
 from neuronbert.pooling import SentenceEncoder
@@ -168,8 +169,11 @@ def keep_tokens(loaded: LoadedHead, keeping: Keeping | None) -> LoadedHead:
         held.model = adapted
     whole = held if isinstance(held, SentenceEncoder) else adapted
     outputs = loaded.outputs
+    encoder = adapting.encoder_of(adapted)
+    if encoder.arithmetic is FLOAT:
+        encoder.arithmetic = FUSED
     if keeping.length_config is not None:
-        adapting.tell_passed(whole, adapting.encoder_of(adapted))
+        adapting.tell_passed(whole, encoder)
         dims = tuple(dim for dim in ("batch", "choices", "sequence") if dim != "choices" or _has_choices(loaded))
         outputs = (*outputs, OutputSpec(name=adapting.PASSED, dims=dims, answer="layers"))
     head = loaded.head.around(whole, [spec.name for spec in outputs])

@@ -89,7 +89,7 @@ class Survivors:
 
 def significance(probabilities: Tensor) -> Tensor:
     """The attention that each token receives, summed in fp32 over heads and queries: [B, N, c, c] to [B, c]."""
-    return torch.sum(probabilities, dim=(1, 2), dtype=torch.float32)
+    return torch.sum(probabilities.flatten(1, 2), dim=1, dtype=torch.float32)
 
 
 def most_significant(scores: Tensor, count: int, *, keep_first: bool) -> Tensor:
