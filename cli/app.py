@@ -17,6 +17,7 @@ from .commands.export import export
 from .commands.inspect import inspect
 from .commands.predict import predict
 from .commands.push import push_to_hub
+from .commands.quantize import quantize
 from .commands.search_lengths import search_lengths
 from .commands.validate import validate
 
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 for command in (
     *(check, export, validate, bench, predict, inspect, push_to_hub, convert_megatron, doctor),
-    search_lengths,
+    *(quantize, search_lengths),
 ):
     app.command()(reported()(command))
 caching = typer.Typer(help="See, clear and check the programs that are kept to be copied.", no_args_is_help=True)

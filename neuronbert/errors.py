@@ -7,14 +7,15 @@
     │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
-    │   │   UnrecordedArtifactError, PoolClosedError, SearchChangedError
+    │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError, SearchChangedError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
     │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, EmptyTextError,
     │           InvalidTextError, QuestionTooLongError, NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
-    │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError,
+    │   ├── CalibrationError, UncalibratedError
+    │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError, SchemeError,
     │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError
     │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError,
@@ -269,6 +270,27 @@ class PoolClosedError(UsageError):
         super().__init__(f"The pool {reason}. Open another one.")
 
 
+class NotQuantizedError(UsageError):
+    """A quantization that the checkpoint doesn't have."""
+
+    def __init__(self, path: object, wanted: str, found: str) -> None:
+        has = f"is quantized as {found}" if found else "is not quantized"
+        super().__init__(
+            f"{path} {has}, and {wanted} was asked for. "
+            f"Quantize it with: neuronbert quantize MODEL OUTPUT --quantization {wanted}; or leave --quantization out."
+        )
+
+
+class SimulatedOnlyError(UsageError):
+    """A quantization that a target has no integers for."""
+
+    def __init__(self, what: str, target: str, expected: str) -> None:
+        super().__init__(
+            f"{what} can't be compiled for {target}: its integer products take {expected}. "
+            "Quantize again with those, or leave such layers in float with --keep-float."
+        )
+
+
 class SearchChangedError(UsageError):
     """A folder with the state of another search."""
 
@@ -433,6 +455,26 @@ class DataError(NeuronBertError):
     """What was given is broken or unsafe."""
 
 
+class CalibrationError(DataError):
+    """Calibration data, or a model, that gives no ranges."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(
+            f"The model can't be calibrated: {where} {problem}. "
+            "Give other data with --data, or leave what is at fault in float with --keep-float."
+        )
+
+
+class UncalibratedError(DataError):
+    """A quantizer whose range was never set."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The quantizer {name} has no range, so the model has no answers. "
+            "Calibrate it with: neuronbert quantize MODEL OUTPUT --data FILE."
+        )
+
+
 class CheckpointError(DataError):
     """A checkpoint that can't be used."""
 
@@ -469,6 +511,16 @@ class UnsafeArchiveError(CheckpointError):
 
     def __init__(self, path: object, problem: str) -> None:
         super().__init__(f"{path} is not unpacked: {problem}. Fetch the checkpoint again, from where you trust it.")
+
+
+class SchemeError(CheckpointError):
+    """A config.json whose quantization this version doesn't know."""
+
+    def __init__(self, path: object, place: str, problem: str) -> None:
+        super().__init__(
+            f"{path} has a quantization that can't be used: {place}: {problem}. "
+            "Make the checkpoint again with: neuronbert quantize MODEL OUTPUT."
+        )
 
 
 class VocabularyError(CheckpointError):

@@ -52,11 +52,9 @@ def main() -> int:
     found: dict[str, Lengths | None] = {"full length": None}
     if options.search:
         front = read_front(options.search)
-        found |= {
-            spell(lengths): lengths
-            for point in front.front
-            if (lengths := scale(point.length_config, front.plan.sequence_length, LENGTH)) != (LENGTH,) * SIZE.layers
-        }
+        points = [front.at_least(speedup) for speedup in options.speedup] if options.speedup else front.front
+        scaled = [scale(point.length_config, front.plan.sequence_length, LENGTH) for point in points]
+        found |= {spell(lengths): lengths for lengths in scaled if lengths != (LENGTH,) * SIZE.layers}
     checkpoint = options.model or trained(TASK, options.seed, sample_checkpoint(), FOLDER.expanduser())
     with tempfile.TemporaryDirectory() as folder:
         shapes = (StaticShape(1, LENGTH), *((StaticShape(_ROWS, LENGTH),) if options.accuracy else ()))
@@ -71,6 +69,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--search", type=Path, help="a front.json; without it only the full length is measured")
+    parser.add_argument(
+        "--speedup", action="append", type=float, help="only its best that is so much faster; may be given again"
+    )
     parser.add_argument("--model", type=Path, help="this checkpoint of MiniLM's size, in place of a trained one")
     parser.add_argument("--seed", type=int, default=0, help="of the trained checkpoint (default: 0)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of measuring (default: 5)")

@@ -32,7 +32,7 @@ def search_lengths(
     generations: Annotated[int, typer.Option(help="Generations after the first population.")] = 30,
     children: Annotated[int, typer.Option(help="Configurations tried in a generation.")] = 30,
     population: Annotated[int, typer.Option(help="Configurations tried first.")] = 20,
-    rows: Annotated[int, typer.Option(help="Rows that each is scored on.")] = 16,
+    rows: Annotated[int, typer.Option(help="Rows that each is scored on.")] = 12,
     final_rows: Annotated[int, typer.Option(help="Rows that those of the front are scored on in the end.")] = 128,
     drop: Annotated[float, typer.Option(help="Share of its tokens that a layer drops at most, in the cheapest.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,

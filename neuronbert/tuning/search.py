@@ -83,7 +83,7 @@ class SearchSpec:
     generations: int = 30
     children: int = 30
     population: int = 20
-    rows: int = 16
+    rows: int = 12
     final_rows: int = 128
     drop: float = 0.5
     seed: int = 0

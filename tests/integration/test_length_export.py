@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -63,7 +64,9 @@ def test_every_kind_of_head_is_exported_for_two_buckets_and_passes_its_validatio
     report.raise_if_failed()
     worst = {measure.label: measure.value for output, measure, _ in report.worst() if output == "kept_layers"}
     assert set(worst) == {"overlap, layer 0", "overlap, layer 1"}
-    assert "overlap, layer 1" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "overlap, layer 1" in card
+    assert "| Tokens kept | (20, 9) of 32, layer by layer |" in card
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -120,6 +123,22 @@ def test_no_rule_for_neuron_devices_is_broken(selection: Any, tiny: Make) -> Non
         < check(spec(tiny("fill-mask"), "fill-mask", length_config=None, target="inf2")).programs[0].flops
         or selection == "one-hot"
     )
+
+
+def test_a_quantized_model_drops_tokens_too(tiny: Make, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    texts = ("The harbour was quiet.", "Is there a train to Lisbon tonight?", "Bread and butter, twice a day.")
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = run("quantize", tiny("text-classification"), tmp_path / "int8", "--data", rows)
+    assert found.exit_code == 0, found.stderr
+    asked = spec(tmp_path / "int8", quantization="qdq")
+    artifact = export(asked, tmp_path / "out")
+    assert (artifact.manifest.quantization, artifact.manifest.keeping is not None) == ("qdq", True)
+    validate(tmp_path / "out").raise_if_failed()
+    kept = NeuronAutoModel.from_pretrained(tmp_path / "out")(**call("text-classification"))["kept_layers"]
+    assert (kept > 1).sum(-1).tolist() == [9, 9]
+    with pytest.raises(InvalidOptionError, match="its tokens are bytes"):
+        export(dataclasses.replace(asked, selection="one-hot"), tmp_path / "one-hot")
 
 
 def test_layers_are_left_out(tiny: Make, tmp_path: Path) -> None:
