@@ -16,7 +16,17 @@ import transformers
 from neuronbert_cli.app import app
 from typer.testing import CliRunner
 
-from neuronbert import Artifact, ExportSpec, NeuronAutoModel, StaticShape, check, export, validate
+from neuronbert import (
+    Artifact,
+    BenchSpec,
+    ExportSpec,
+    NeuronAutoModel,
+    StaticShape,
+    bench,
+    check,
+    export,
+    validate,
+)
 from neuronbert.adaptive.configuration import SELECTIONS
 from neuronbert.adaptive.keeping import Keeping
 from neuronbert.adaptive.search import Front, Plan, Search, Trial
@@ -139,6 +149,13 @@ def test_a_quantized_model_drops_tokens_too(tiny: Make, tmp_path: Path) -> None:
     assert (kept > 1).sum(-1).tolist() == [9, 9]
     with pytest.raises(InvalidOptionError, match="its tokens are bytes"):
         export(dataclasses.replace(asked, selection="one-hot"), tmp_path / "one-hot")
+
+
+def test_a_benchmark_compares_with_the_full_length(tiny: Make, tmp_path: Path) -> None:
+    export(spec(tiny("fill-mask"), "fill-mask"), tmp_path / "out")
+    report = bench(tmp_path / "out", BenchSpec(rounds=1, seconds=0.001, warm_up=1))
+    assert report.cases[0].reference is not None
+    assert "BertForMaskedLM" in report.reference
 
 
 def test_layers_are_left_out(tiny: Make, tmp_path: Path) -> None:
