@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neuronbert.buckets import Buckets as Buckets
     from neuronbert.buckets import choose_buckets as choose_buckets
     from neuronbert.cache.store import Cache as Cache
+    from neuronbert.encoder.adapting import adapt_lengths as adapt_lengths
     from neuronbert.errors import NeuronBertError as NeuronBertError
     from neuronbert.exporter import export as export
     from neuronbert.heads import NeuronAutoModel as NeuronAutoModel
@@ -93,6 +94,9 @@ if TYPE_CHECKING:
     from neuronbert.sentence_transformer import NeuronTransformer as NeuronTransformer
     from neuronbert.shapes import StaticShape as StaticShape
     from neuronbert.spec import ExportSpec as ExportSpec
+    from neuronbert.tuning.search import SearchSpec as SearchSpec
+    from neuronbert.tuning.search import search_lengths as search_lengths
+    from neuronbert.tuning.training import LengthDrop as LengthDrop
     from neuronbert.validation import validate as validate
     from neuronbert.workers.pool import Pool as Pool
 
@@ -103,6 +107,7 @@ _HOMES = {
     "benchmark.report": ("BenchReport", "BenchSpec"),
     "benchmark.turns": ("bench",),
     "cache.store": ("Cache",),
+    "encoder.adapting": ("adapt_lengths",),
     "errors": ("NeuronBertError",),
     "exporter": ("export",),
     "heads": (
@@ -157,6 +162,8 @@ _HOMES = {
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),
+    "tuning.search": ("SearchSpec", "search_lengths"),
+    "tuning.training": ("LengthDrop",),
     "validation": ("validate",),
     "workers.pool": ("Pool",),
 }

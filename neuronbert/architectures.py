@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from neuronbert.families import Architecture
 
-AnswerKind = Literal["embedding", "argmax", "span", "sign"]
+AnswerKind = Literal["embedding", "argmax", "span", "sign", "layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class Output:
         name: Its field in transformers' output class.
         dims: The meaning of each dimension; "batch" and "sequence" ("choices") are sliced back to the caller's size.
         answer: How a row's answer is read off it: "embedding" (a vector at the last dimension), "argmax" (over the
-            last dimension), "span" (over the sequence), or "sign" (of each value).
+            last dimension), "span" (over the sequence), "sign" (of each value), or "layers" (none: it tells how many
+            layers a token has passed).
         needs: The submodule of the model that this output alone needs, or "".
     """
 

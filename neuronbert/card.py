@@ -9,6 +9,8 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Final
 
+from neuronbert.adaptive.configuration import spell
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -63,6 +65,11 @@ def _summary(manifest: Manifest) -> str:
         "Compiler": compiler.name + " (" + ", ".join(f"{k} {v}" for k, v in compiler.versions.items()) + ")",
         "Weights": f"sha256 `{source.weights_sha256}`",
     }
+    keeping = manifest.keeping
+    if keeping is not None and keeping.length_config is not None:
+        rows["Tokens kept"] = f"{spell(keeping.length_config)} of {keeping.sequence_length}, layer by layer"
+    if keeping is not None and keeping.layer_config is not None:
+        rows["Layers run"] = spell(keeping.layer_config)
     if source.random_weights:
         rows["Random weights"] = ", ".join(f"`{name}`" for name in source.random_weights)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -87,7 +94,7 @@ def _validation(report: ValidationReport | None, place: str) -> str:
     verdict = "passed" if report.passed else "FAILED"
     head = f"## Validation: {verdict}\n\nCompared with {_inline(report.reference)} on {report.created}.\n"
     rows = [
-        f"| {output} | {measure.name} | {measure.value:.6g} | {'at most' if measure.name == 'error' else 'at least'} "
+        f"| {output} | {measure.label} | {measure.value:.6g} | {'at most' if measure.name == 'error' else 'at least'} "
         f"{measure.limit:g} | {count} | {'yes' if measure.passed else '**no**'} |"
         for output, measure, count in report.worst()
     ]

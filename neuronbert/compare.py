@@ -5,7 +5,7 @@ Owns: the measures and the tolerances. Knows nothing of models or files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -30,6 +30,7 @@ class Tolerance:
         embedding_error: The largest difference of any value of an embedding, over the reference's range.
         logit_error: The same for a logit. Heads are trained on few values, so their range is narrower.
         reason: Why.
+        overlap: The least share of the tokens kept in the reference that are kept in the program, too.
         scale: The least range that an error is measured by: that of the reference over all calls. One call of one row
             may give a single value near zero, and say nothing of how large such values are.
     """
@@ -38,13 +39,25 @@ class Tolerance:
     embedding_error: float
     logit_error: float
     reason: str
+    overlap: float = 0.99
     scale: float = 0.0
 
+    def for_other_tokens(self) -> Tolerance:
+        """For a row that lost other tokens than the reference's, as near ties let it: some times less strict."""
+        return replace(
+            self,
+            cosine=1 - _OTHER_TOKENS * (1 - self.cosine),
+            embedding_error=_OTHER_TOKENS * self.embedding_error,
+            logit_error=_OTHER_TOKENS * self.logit_error,
+            reason=f"{self.reason}; {_OTHER_TOKENS} times that, as other tokens were kept",
+        )
 
+
+_OTHER_TOKENS: Final = 4
 _FP32: Final = Tolerance(0.99999, 1e-5, 1e-5, "fp32 on both sides: only the order of additions differs")
 
 QUANTIZATION_COST: Final = Tolerance(
-    0.8, 0.5, 0.25, "what 8 bits may cost; the task's own metric says more: give labelled rows with --data"
+    0.8, 0.5, 0.25, "what 8 bits may cost; the task's own metric says more: give labelled rows with --data", overlap=0.8
 )
 """How near a quantized program must be to the model in float."""
 
@@ -70,7 +83,8 @@ def tolerance(auto_cast: str, auto_cast_type: str) -> Tolerance:
     units = 8 if auto_cast == "matmul" else 16
     error = min(0.5, units * 2.0**-bits)
     reason = f"{bits} significant bits, {auto_cast}: {units} half units in the last place; for embeddings {units // 2}"
-    return Tolerance(_COSINE[auto_cast_type], error / 2, error, reason)
+    overlap = min(_FP32.overlap, 1 - 2 * error)  # near ties fall the other way
+    return Tolerance(_COSINE[auto_cast_type], error / 2, error, reason, overlap)
 
 
 def fidelity(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance:
@@ -91,7 +105,7 @@ def fidelity(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance
     ]
     cosine = min(1.0 - _UNITS * (1.0 - float(min(cosines))), _FP32.cosine)
     reason = "the program may differ from the quantized model by twice what that differs from float"
-    return Tolerance(cosine, limit, limit, reason, scale)
+    return Tolerance(cosine, limit, limit, reason, QUANTIZATION_COST.overlap, scale)
 
 
 def problem(output: Tensor, reference: Tensor) -> str:
@@ -129,6 +143,58 @@ def measure(
         reason = "the answer may differ only where the reference's own margin is within the error allowed"
         measures.append(Measure(name="agreement", value=agreement, limit=1.0, reason=reason))
     return tuple(measures)
+
+
+def measure_by_tokens(
+    output: Tensor,
+    reference: Tensor,
+    mask: Tensor | None,
+    spec: OutputSpec,
+    limits: Tolerance,
+    same: Tensor,
+) -> tuple[Measure, ...]:
+    """The measures of an output of a program that drops tokens.
+
+    Rows that lost other tokens than the reference did are held less strictly, and of them only the tokens that came as
+    far on both sides are compared: what is given of the others is of different layers.
+
+    Args:
+        output: See `measure`.
+        reference: See `measure`.
+        mask: See `measure`.
+        spec: See `measure`.
+        limits: See `measure`.
+        same: Whether a token came as far on both sides, or is padding: (batch, sequence), or with choices.
+    """
+    whole = same.flatten(1).all(1)
+    found: list[Measure] = []
+    for rows, held in ((whole, limits), (~whole, limits.for_other_tokens())):
+        if bool(rows.any()):
+            inside = None if mask is None else (mask & same)[rows]
+            found += measure(output[rows], reference[rows], inside, spec, held)
+    return tuple(found)
+
+
+def overlaps(output: Tensor, reference: Tensor, mask: Tensor, limits: Tolerance) -> tuple[Measure, ...]:
+    """For each layer that drops any, how many of the real tokens that the reference kept the program kept, too.
+
+    Of few tokens, one for each layer so far may be another: near ties fall either way, and what follows goes with them.
+
+    Args:
+        output: How many layers each token has passed in the program; fp32, (batch, sequence) or with choices.
+        reference: The same of the reference.
+        mask: True at real tokens.
+        limits: The tolerance.
+    """
+    layers = sorted(set(map(int, reference.flatten().tolist())))[:-1]
+    found = []
+    for dropped, layer in enumerate(layers, start=1):
+        kept = (reference > layer) & mask
+        share = float((output[kept] > layer).float().mean()) if bool(kept.any()) else 1.0
+        tokens = max(1.0, float(kept.sum(-1).float().mean()))
+        limit = min(limits.overlap, max(0.0, 1 - dropped / tokens))
+        found.append(Measure(name="overlap", value=share, limit=limit, reason=limits.reason, layer=layer))
+    return tuple(found)
 
 
 def _real(tensor: Tensor, mask: Tensor | None) -> Tensor:

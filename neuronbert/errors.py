@@ -7,7 +7,7 @@
     │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
-    │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError
+    │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError, SearchChangedError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
@@ -289,6 +289,16 @@ class SimulatedOnlyError(UsageError):
         super().__init__(
             f"{what} can't be compiled for {target}: its integer products take {expected}. "
             "Quantize again with those, or leave such layers in float with --keep-float."
+        )
+
+
+class SearchChangedError(UsageError):
+    """A folder with the state of another search."""
+
+    def __init__(self, folder: object, differing: Sequence[str]) -> None:
+        super().__init__(
+            f"{folder} holds a search that differs in {_listed(differing)}, so it can't go on. "
+            "Ask for the same again, or give another --output."
         )
 
 

@@ -32,6 +32,7 @@ from neuronbert.shapes import StaticShape, check_choices
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from neuronbert.adaptive.keeping import Keeping
     from neuronbert.backends.base import Compiler
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.hub import Resolved
@@ -84,11 +85,12 @@ def export(
         checkpoint = sentences.with_modules(checkpoint, task)
         spec = replace(spec, task=task, target=target, quantization=_quantization(spec, checkpoint))
         spec = _without_casts(spec)
-        _check(spec, checkpoint, task, folder)
+        keeping = _check(spec, checkpoint, task, folder)
         make = partial(_build, spec, checkpoint, backend, folder, progress)
         build = _cache(cache).obtain(Job(checkpoint, spec, backend), folder, make, progress) if cache else make()
         progress("writing the artifact")
         manifest = _manifest(spec, checkpoint, backend, build, _source(spec, resolved, build))
+        manifest = manifest.model_copy(update={"keeping": keeping})
         checkpoint.copy_tokenizer(folder)
         sentences.keep(checkpoint, task, folder)
         config = {key: value for key, value in checkpoint.config.items() if key != "_name_or_path"}
@@ -122,6 +124,7 @@ def _build(
     progress("loading the weights")
     randomly = spec.allow_random_weights
     loaded = modeling.load(checkpoint, spec.task, quantization=spec.quantization, allow_random_weights=randomly)
+    loaded = modeling.keep_tokens(loaded, spec.keeping(spec.task, checkpoint.config))
     notes = _check_memory(spec, loaded, backend) if backend != "cpu" else ()
     examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
     progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
@@ -182,7 +185,7 @@ def _check_memory(spec: ExportSpec, loaded: LoadedHead, backend: str) -> tuple[s
     return (need.summary,)
 
 
-def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) -> None:
+def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) -> Keeping | None:
     # Whatever can be refused is refused before the weights are read.
     find_head(checkpoint.architecture, task)
     checkpoint.check_settings(task)
@@ -192,6 +195,9 @@ def _check(spec: ExportSpec, checkpoint: Checkpoint, task: str, folder: Path) ->
     if free < checkpoint.weights_bytes():
         need = f"it takes about {checkpoint.weights_bytes()} bytes and {free} are free"
         raise StorageError(folder.parent, need)
+    if _is_integer(spec) and spec.selection == "one-hot":
+        raise InvalidOptionError("selection", spec.selection, "'gather' in an 8-bit program: its tokens are bytes")
+    return spec.keeping(task, checkpoint.config)
 
 
 def _source(spec: ExportSpec, resolved: Resolved, build: Build) -> Source:

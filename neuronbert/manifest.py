@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from neuronbert.adaptive.keeping import Keeping
 from neuronbert.architectures import ARCHITECTURES, TASKS, AnswerKind
 from neuronbert.data import Data
 from neuronbert.errors import InvalidShapeError
@@ -176,6 +177,8 @@ class Manifest(Data):
     """What the programs compute with in place of floating-point products."""
     dynamic_batch: bool = False
     """Whether the programs take any number of rows, in calls of their batch size."""
+    keeping: Keeping | None = None
+    """Which tokens go on from layer to layer; None if all go through all layers."""
     compiler: CompilerInfo
     source: Source
     files: dict[FileName, FileInfo]

@@ -110,9 +110,13 @@ def read(path: Path, manifest: Manifest, config: Mapping[str, Any]) -> tuple[Row
         MissingFileError: there is no such file.
         DataFileError: a line isn't a row with texts and a label for this task.
     """
-    size = manifest.outputs[0].size or 0
+    return read_rows(path, manifest.task, manifest.outputs[0].size or 0, config)
+
+
+def read_rows(path: Path, task: str, size: int, config: Mapping[str, Any]) -> tuple[Row, ...]:
+    """As `read`, of a task and the number of its head's labels."""
     names = answers.settings(config)["labels"] or {index: f"LABEL_{index}" for index in range(size)}
-    return tuple(_check(path, number, row, manifest.task, names) for number, row in rows.read(path))
+    return tuple(_check(path, number, row, task, names) for number, row in rows.read(path))
 
 
 def _check(path: Path, number: int, row: Row, task: str, names: Mapping[int, str]) -> Row:
@@ -149,38 +153,51 @@ def compare(
         tokenizer: The artifact's.
         runners: The program and the reference: inputs by name to outputs by name.
     """
-    program, reference = (score(manifest.task, _answer(labelled, manifest, config, tokenizer, run)) for run in runners)
+    length = max(shape.sequence_length for shape in manifest.shapes)
+    program, reference = (evaluate(manifest.task, labelled, config, tokenizer, run, length) for run in runners)
     return tuple(
         TaskMetric(name=name, rows=len(labelled), program=value, reference=reference[name])
         for name, value in program.items()
     )
 
 
-def _answer(
-    labelled: Sequence[Row],
-    manifest: Manifest,
-    config: Mapping[str, Any],
-    tokenizer: Any,
-    run: Runner,
-) -> list[tuple[Row, dict[str, Any]]]:
-    length = max(shape.sequence_length for shape in manifest.shapes)
-    options = {**answers.settings(config), "max_length": length, "top_k": 1}
+def evaluate(
+    task: str, labelled: Sequence[Row], config: Mapping[str, Any], tokenizer: Any, run: Runner, length: int
+) -> dict[str, float]:
+    """The metrics of a task, by name.
+
+    Args:
+        task: A canonical task name.
+        labelled: Labelled rows, with at least one.
+        config: The model's config.json, for its labels.
+        tokenizer: The model's.
+        run: Inputs by name to outputs by name.
+        length: What rows are cut to.
+    """
     answered = []
     for row in labelled:  # one by one: rows of a file may differ in choices, pairs and length
-        if manifest.task in _EMBEDDINGS:
-            answered.append((row, {"similarity": _similarity(manifest.task, row, tokenizer, run, length)}))
-            continue
-        call = answers.encode(manifest.task, tokenizer, [row], **options)
-        answered.append((row, answers.decode(manifest.task, call, run(call.inputs))[0]))
-    return answered
+        made = _encode(task, row, config, tokenizer, length)
+        if task in _EMBEDDINGS:
+            one, other = (_EMBEDDINGS[task](call, run(call.inputs))[0] for call in made)
+            answered.append((row, {"similarity": float(torch.cosine_similarity(one, other, dim=0))}))
+        else:
+            answered.append((row, answers.decode(task, made[0], run(made[0].inputs))[0]))
+    return score(task, answered)
 
 
-def _similarity(task: str, row: Row, tokenizer: Any, run: Runner, length: int) -> float:
-    vectors = []
-    for text in (row["text"], row["text_pair"]):
-        call = answers.encode(task, tokenizer, [{"text": text}], max_length=length)
-        vectors.append(_EMBEDDINGS[task](call, run(call.inputs))[0])
-    return float(torch.cosine_similarity(vectors[0], vectors[1], dim=0))
+def calls(
+    task: str, found: Sequence[Row], config: Mapping[str, Any], tokenizer: Any, length: int
+) -> list[Mapping[str, Tensor]]:
+    """The calls that rows make, one row each: for embeddings of pairs, one for each text."""
+    return [call.inputs for row in found for call in _encode(task, row, config, tokenizer, length)]
+
+
+def _encode(task: str, row: Row, config: Mapping[str, Any], tokenizer: Any, length: int) -> list[Call]:
+    if task in _EMBEDDINGS:
+        texts = [row[name] for name in ("text", "text_pair") if row.get(name) is not None]
+        return [answers.encode(task, tokenizer, [{"text": text}], max_length=length) for text in texts]
+    options = {**answers.settings(config), "max_length": length, "top_k": 1}
+    return [answers.encode(task, tokenizer, [row], **options)]
 
 
 def score(task: str, answered: list[tuple[Row, dict[str, Any]]]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -19,6 +19,8 @@ from transformers.utils import logging as transformers_logging
 from neuronbert import sentences
 from neuronbert.adapters import CallMask, keep_distances, tell_lengths
 from neuronbert.architectures import find_form, find_head, find_task
+from neuronbert.encoder import adapting
+from neuronbert.encoder.arithmetic import FLOAT, FUSED
 from neuronbert.encoder.model import ENCODER_TYPES, Encoder, install
 from neuronbert.errors import (
     CheckpointCorruptError,
@@ -35,6 +37,7 @@ from neuronbert.quantization.methods import METHODS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from neuronbert.adaptive.keeping import Keeping
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.families import Architecture
     from neuronbert.manifest import InputSpec
@@ -73,6 +76,10 @@ class EncoderHead(nn.Module):
     def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> EncoderHead:
         """The same model with fewer inputs or outputs, or in another order."""
         return EncoderHead(self.model, inputs, outputs, self._columns).eval()
+
+    def around(self, model: nn.Module, outputs: Sequence[str]) -> EncoderHead:
+        """Another model with the same inputs."""
+        return EncoderHead(model, self._inputs, outputs, self._columns).eval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +221,37 @@ def _check_trunk(checkpoint: Checkpoint, missing: Iterable[str]) -> None:
     trunk = [name for name in missing if _is_layer(checkpoint.architecture, name) or "embeddings." in name]
     if trunk:
         raise CheckpointCorruptError(checkpoint.path, f"its weights lack {trunk[0]}, which is not of a head")
+
+
+def keep_tokens(loaded: LoadedHead, keeping: Keeping | None) -> LoadedHead:
+    """The head with its tokens dropped; it then gives how many layers each token passed, beside its outputs.
+
+    Args:
+        loaded: The head; its model is changed.
+        keeping: Which tokens go on; None for all.
+    """
+    if keeping is None:
+        return loaded
+    held = loaded.head.model
+    inner = held.model if isinstance(held, SentenceEncoder) else held
+    adapted = adapting.keep_tokens(inner, keeping)
+    if isinstance(held, SentenceEncoder):
+        held.model = adapted
+    whole = held if isinstance(held, SentenceEncoder) else adapted
+    outputs = loaded.outputs
+    encoder = adapting.encoder_of(adapted)
+    if encoder.arithmetic is FLOAT:
+        encoder.arithmetic = FUSED
+    if keeping.length_config is not None:
+        adapting.tell_passed(whole, encoder)
+        dims = tuple(dim for dim in ("batch", "choices", "sequence") if dim != "choices" or _has_choices(loaded))
+        outputs = (*outputs, OutputSpec(name=adapting.PASSED, dims=dims, answer="layers"))
+    head = loaded.head.around(whole, [spec.name for spec in outputs])
+    return replace(loaded, head=head, outputs=outputs)
+
+
+def _has_choices(loaded: LoadedHead) -> bool:
+    return loaded.task == "multiple-choice"
 
 
 def _missing_parts(architecture: Architecture, task: str, model: nn.Module, missing: Iterable[str]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 
 from neuronbert import sentences, sources
 from neuronbert.errors import MissingFileError, ModelNotFoundError, ReferenceNotFoundError
+from neuronbert.padding import pad, unpad
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -63,3 +64,22 @@ def positional(manifest: Manifest, given: Mapping[str, Tensor]) -> tuple[Tensor,
     """A call's inputs in the program's order, with what is left out filled."""
     first = given["input_ids"]
     return tuple(given.get(spec.name, torch.full_like(first, spec.default or 0)) for spec in manifest.inputs)
+
+
+def answer(
+    head: EncoderHead, manifest: Manifest, given: Mapping[str, Tensor], length: int | None = None
+) -> tuple[Tensor, ...]:
+    """What the head gives for a call.
+
+    Where tokens are dropped, which are depends on how many there are, padding included. So the head is given rows as
+    long as the program's: those of the length named, or of the shortest that the call fits in.
+    """
+    tensors = positional(manifest, given)
+    width = tensors[0].shape[-1]
+    with torch.no_grad():
+        if manifest.keeping is None or manifest.keeping.length_config is None:
+            outputs: tuple[Tensor, ...] = head(*tensors)
+            return outputs
+        lengths = [shape.sequence_length for shape in manifest.shapes if shape.sequence_length >= width]
+        dims = (*tensors[0].shape[:-1], length or min(lengths, default=width))
+        return tuple(unpad(head(*pad(tensors, manifest.inputs, dims)), manifest.outputs, tuple(tensors[0].shape)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from neuronbert.adaptive.configuration import Selection
 from neuronbert.errors import InvalidShapeError, MissingFileError, RecipeError
 from neuronbert.shapes import StaticShape
 from neuronbert.spec import AutoCast, AutoCastType, OptLevel, Quantization
@@ -47,6 +48,10 @@ class Recipe(BaseModel):
     lazy_load: bool | None = None
     async_load: bool | None = None
     compiler_workdir: str | None = None
+    length_config: tuple[int, ...] | None = None
+    layer_config: tuple[int, ...] | None = None
+    always_keep_cls_token: bool | None = None
+    selection: Selection | None = None
 
 
 def load(path: Path) -> dict[str, Any]:

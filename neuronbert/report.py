@@ -21,12 +21,20 @@ _XML_FORBIDS: Final = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U0001
 class Measure(Data):
     """One number and what it must be."""
 
-    name: Literal["cosine", "error", "agreement"]
+    name: Literal["cosine", "error", "agreement", "overlap"]
     value: Annotated[float, Field(allow_inf_nan=False)]
     """cosine: the lowest of any vector. error: the largest difference over the reference's range.
-    agreement: the share of rows whose answer is the same."""
+    agreement: the share of rows whose answer is the same. overlap: of the tokens that the reference kept after a layer,
+    the share that the program kept, too."""
     limit: float
     reason: str
+    layer: int | None = None
+    """The layer that an overlap is of."""
+
+    @property
+    def label(self) -> str:
+        """The name, with the layer."""
+        return self.name if self.layer is None else f"{self.name}, layer {self.layer}"
 
     @property
     def passed(self) -> bool:
@@ -65,7 +73,7 @@ class Check(Data):
         if self.problem:
             return f"{self.name}: {self.problem}"
         failed = [m for m in self.measures if not m.passed]
-        said = (f"{m.name} is {m.value:.6g}, the limit {m.limit:g}" for m in failed)
+        said = (f"{m.label} is {m.value:.6g}, the limit {m.limit:g}" for m in failed)
         return f"{self.name}: {'; '.join(said)}" if failed else ""
 
 
@@ -124,7 +132,7 @@ class ValidationReport(Data):
         for check in self.checks:
             for measure in check.measures:
                 output = f"{check.output} as quantized" if check.against == "quantized" else check.output
-                key = (output, measure.name)
+                key = (output, measure.label)
                 held, count = found.get(key, (measure, 0))
                 found[key] = (_worse(held, measure), count + 1)
         return tuple((output, measure, count) for (output, _), (measure, count) in found.items())

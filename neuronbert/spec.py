@@ -6,12 +6,18 @@ Owns: ExportSpec, its fingerprint, and the names of the auto-cast modes. Knows n
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from neuronbert.adaptive.configuration import SELECTIONS, Selection, are_numbers, check_lengths_fit
 from neuronbert.errors import InvalidOptionError, InvalidShapeError
 from neuronbert.provenance import digest
 from neuronbert.shapes import StaticShape
 from neuronbert.targets import LogicalCores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from neuronbert.adaptive.keeping import Keeping
 
 AutoCast = Literal["none", "matmul", "all"]
 AutoCastType = Literal["bf16", "fp16", "tf32", "fp8_e4m3"]
@@ -27,6 +33,7 @@ _ALLOWED: Final = {
     "auto_cast": AUTO_CASTS,
     "auto_cast_type": AUTO_CAST_TYPES,
     "optlevel": OPT_LEVELS,
+    "selection": SELECTIONS,
     "quantization": QUANTIZATIONS,
 }
 TARGET_OPTIONS: Final = (
@@ -67,6 +74,11 @@ class ExportSpec:
         lazy_load: Put the program on the device at its first call.
         async_load: Put the program on the device in the background.
         compiler_workdir: Where to keep what the Neuron compiler leaves; None to remove it.
+        length_config: Tokens that each layer keeps of the longest shape's rows, and scaled of those of others; None for
+            what config.json says, () for all.
+        layer_config: The layers that are run; None for what config.json says, () for all.
+        always_keep_cls_token: Keep the first token in any case; None for what config.json says, or what suits the task.
+        selection: How tokens are moved: "gather", or "one-hot" where gather and scatter are a risk.
 
     Raises:
         InvalidOptionError: an option has a value that it can't take.
@@ -90,6 +102,10 @@ class ExportSpec:
     lazy_load: bool = False
     async_load: bool = False
     compiler_workdir: str | None = None
+    length_config: tuple[int, ...] | None = None
+    layer_config: tuple[int, ...] | None = None
+    always_keep_cls_token: bool | None = None
+    selection: Selection = "gather"
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -104,6 +120,20 @@ class ExportSpec:
         if not self.shapes or len(set(self.shapes)) != len(self.shapes):
             names = [shape.name for shape in self.shapes]
             raise InvalidShapeError("shapes", names, "at least one, and each only once")
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        if self.length_config is not None and self.length_config != ():
+            check_lengths_fit(self.length_config, [shape.sequence_length for shape in self.shapes])
+        if self.layer_config is not None and self.layer_config != () and not are_numbers(self.layer_config):
+            raise InvalidOptionError("layer_config", self.layer_config, "layers by number, as in (0, 2, 4)")
+        if self.always_keep_cls_token is not None and not isinstance(self.always_keep_cls_token, bool):
+            raise InvalidOptionError("always_keep_cls_token", self.always_keep_cls_token, "True, False or None")
+
+    @property
+    def longest(self) -> int:
+        """The tokens of a row of the longest shape."""
+        return max(shape.sequence_length for shape in self.shapes)
 
     def fingerprint(self) -> str:
         """The sha256 of every field that changes the program; of the same weights, equal ones make equal programs.
@@ -112,6 +142,24 @@ class ExportSpec:
         """
         body = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
         return digest(body)
+
+    def keeping(self, task: str, config: Mapping[str, Any]) -> Keeping | None:
+        """Which tokens go on from layer to layer in the programs of a checkpoint; None if all go through all layers.
+
+        Args:
+            task: The head's.
+            config: The checkpoint's config.json.
+
+        Raises:
+            InvalidOptionError: what is asked for isn't one of the model.
+            UnsupportedModelError: the model has other layers than BERT's.
+            UnsupportedFeatureError: it is a decoder.
+        """
+        from neuronbert.adaptive.keeping import Keeping  # noqa: PLC0415  pydantic, which a spec alone doesn't need
+
+        names = ("length_config", "layer_config", "always_keep_cls_token", "selection")
+        given = {name: getattr(self, name) for name in names}
+        return Keeping.of(task, config, sequence_length=self.longest, **given)
 
     def target_options(self) -> dict[str, object]:
         """The options that only some targets have, where they differ from their defaults."""

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from neuronbert import card, compare, inputs, metrics, modeling, original, tokenization
 from neuronbert._version import __version__
 from neuronbert.artifact import CARD, REPORT, Artifact
@@ -115,12 +113,12 @@ def _checks(session: Session, head: EncoderHead, progress: Callable[[str], None]
     limits = cast if manifest.quantization == "none" else compare.QUANTIZATION_COST
     progress("running the reference")
     scales = [0.0] * len(manifest.outputs)
-    for _, batch in _calls(session):
-        sizes = [compare.size(value, _mask(batch, spec)) for value, spec in _expected(head, manifest, batch)]
+    for shape, batch in _calls(session):
+        sizes = [compare.size(value, _mask(batch, spec)) for value, spec in _expected(head, manifest, shape, batch)]
         scales = [max(pair) for pair in zip(scales, sizes, strict=True)]
     for shape, batch in _calls(session):
         progress(f"comparing {shape.name}, {batch.name}")
-        expected = [value for value, _ in _expected(head, manifest, batch)]
+        expected = [value for value, _ in _expected(head, manifest, shape, batch)]
         held = [replace(limits, scale=scale) for scale in scales]
         for forward in range(1, FORWARDS + 1):
             yield from _check(session, (shape, batch, forward), expected, held)
@@ -129,6 +127,7 @@ def _checks(session: Session, head: EncoderHead, progress: Callable[[str], None]
 def _reference(checkpoint: Checkpoint, manifest: Manifest, quantization: str) -> EncoderHead:
     randomly = bool(manifest.source.random_weights)
     loaded = modeling.load(checkpoint, manifest.task, quantization=quantization, allow_random_weights=randomly)
+    loaded = modeling.keep_tokens(loaded, manifest.keeping)
     return original.as_the_program(loaded, manifest)
 
 
@@ -138,8 +137,8 @@ def _fidelity(
     """A quantized program against the module whose arithmetic it should have."""
     manifest = session.manifest
     pairs: list[list[tuple[Tensor, Tensor, Tensor | None]]] = [[] for _ in manifest.outputs]
-    for _, batch in _calls(session):
-        both = zip(_expected(simulated, manifest, batch), _expected(head, manifest, batch), strict=True)
+    for shape, batch in _calls(session):
+        both = zip(*(_expected(side, manifest, shape, batch) for side in (simulated, head)), strict=True)
         for held, ((ours, spec), (exact, _)) in zip(pairs, both, strict=True):
             held.append((ours, exact, _mask(batch, spec)))
     limits = list(map(compare.fidelity, pairs))
@@ -160,22 +159,18 @@ def _calls(session: Session) -> Iterator[tuple[StaticShape, Batch]]:
             yield shape, batch
 
 
-def _expected(head: EncoderHead, manifest: Manifest, batch: Batch) -> list[tuple[Tensor, OutputSpec]]:
+def _expected(
+    head: EncoderHead, manifest: Manifest, shape: StaticShape, batch: Batch
+) -> list[tuple[Tensor, OutputSpec]]:
     # Ids that a foreign tokenizer gives are cut to what the model has: its own call refuses them, which is reported.
     highest = manifest.inputs[0].maximum
     given = {**batch.inputs, "input_ids": batch.inputs["input_ids"].clamp(max=highest)}
-    return list(zip(_run_reference(head, manifest, given), manifest.outputs, strict=True))
+    return list(zip(original.answer(head, manifest, given, shape.sequence_length), manifest.outputs, strict=True))
 
 
 def _mask(batch: Batch, spec: OutputSpec) -> Tensor | None:
     mask = batch.inputs.get("attention_mask")
     return mask.bool() if mask is not None and "sequence" in spec.dims else None
-
-
-def _run_reference(head: EncoderHead, manifest: Manifest, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        outputs: tuple[Tensor, ...] = head(*original.positional(manifest, given))
-    return outputs
 
 
 def _check(
@@ -188,11 +183,29 @@ def _check(
     except (NeuronBertError, RuntimeError) as error:
         yield Check(**named, output="", problem=f"the call failed: {first_line(error)}")
         return
+    wanted_of = dict(zip((spec.name for spec in session.manifest.outputs), expected, strict=True))
+    same = _same_tokens(session.manifest, batch, outputs, wanted_of)
     for spec, wanted, held in zip(session.manifest.outputs, expected, limits, strict=True):
-        output = outputs[spec.name]
+        output, mask = outputs[spec.name], _mask(batch, spec)
         problem = compare.problem(output, wanted)
-        measures = () if problem else compare.measure(output, wanted, _mask(batch, spec), spec, held)
+        if problem or same is None:
+            measures = () if problem else compare.measure(output, wanted, mask, spec, held)
+        elif spec.answer == "layers":
+            measures = compare.overlaps(output, wanted, batch.inputs["attention_mask"].bool(), held)
+        else:
+            measures = compare.measure_by_tokens(output, wanted, mask, spec, held, same)
         yield Check(**named, output=spec.name, problem=problem, measures=measures)
+
+
+def _same_tokens(
+    manifest: Manifest, batch: Batch, outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> Tensor | None:
+    """Whether each token came as far on both sides, or is padding; None where none are dropped."""
+    for spec in manifest.outputs:
+        if spec.answer == "layers" and not compare.problem(outputs[spec.name], expected[spec.name]):
+            alike = outputs[spec.name] == expected[spec.name]
+            return alike | ~batch.inputs["attention_mask"].bool()
+    return None
 
 
 def _metrics(session: Session, head: EncoderHead, rows: tuple[Row, ...]) -> tuple[TaskMetric, ...]:
@@ -201,7 +214,7 @@ def _metrics(session: Session, head: EncoderHead, rows: tuple[Row, ...]) -> tupl
     names = [spec.name for spec in manifest.outputs]
 
     def run_reference(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(zip(names, _run_reference(head, manifest, given), strict=True))
+        return dict(zip(names, original.answer(head, manifest, given), strict=True))
 
     config = session.artifact.config()
     return metrics.compare(rows, manifest, config, tokenizer, (session.run, run_reference))

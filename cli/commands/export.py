@@ -9,7 +9,8 @@ import typer
 from neuronbert.errors import InvalidOptionError, MissingOptionError
 from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS, QUANTIZATIONS
 
-from .. import _buckets, _output
+from .. import _buckets, _lengths, _output
+from .._lengths import KeepFirst, LayerConfig, LengthConfig, SearchResult, SelectionOption, Speedup
 from .._options import BatchSize, Bucket, Json, NumChoices, Revision, SequenceLength, Token, shape_options, words
 
 _NEURON = "Neuron targets"
@@ -89,6 +90,12 @@ def export(
     compiler_workdir: Annotated[
         Path | None, typer.Option(help="Keep the compiler's files here.", rich_help_panel=_NEURON)
     ] = None,
+    length_config: LengthConfig = None,
+    speedup: Speedup = None,
+    search: SearchResult = None,
+    layer_config: LayerConfig = None,
+    always_keep_cls_token: KeepFirst = None,
+    selection: SelectionOption = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with these options; given ones win.")] = None,
     allow_random_weights: Annotated[
         bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
@@ -113,6 +120,8 @@ def export(
     Example: neuronbert export --model my-bert/ --task fill-mask --batch-size 1 --sequence-length 128 out/
 
     With buckets for texts of mixed lengths: neuronbert export --model my-bert/ --buckets-from texts.jsonl out/
+
+    Twice as fast by dropping tokens: neuronbert export --model my-bert/ --speedup 2.0 --search found/front.json out/
     """
     # Two more that optimum-cli has. An export is never validated here, so who asks for that has it already.
     del disable_validation
@@ -136,18 +145,21 @@ def export(
         "lazy_load": lazy_load,
         "async_load": async_load,
         "compiler_workdir": None if compiler_workdir is None else str(compiler_workdir),
+        **_lengths.options(layer_config, always_keep_cls_token, selection),
     }
     with _output.progress() as progress:
         from neuronbert import recipes
 
         options = _buckets.merged(recipes.load(recipe) if recipe else {}, sizes)
         options |= {name: value for name, value in given.items() if value is not None}
+        asked = _lengths.Asked.of(length_config, speedup, search, options)
         spec = _spec(options, allow_random_weights)
         choice = _buckets.choose(sample, spec, token, progress) if sample else None
     if choice:
         spec = choice.spec
         if not json_:
             choice.show()
+    spec = asked.applied(spec)
     with _output.progress() as progress:
         from neuronbert import export as run
 

@@ -10,6 +10,8 @@ from .. import _output
 from .._options import Json
 
 if TYPE_CHECKING:
+    from neuronbert import StaticShape
+    from neuronbert.adaptive.keeping import Keeping
     from neuronbert.manifest import Manifest
     from neuronbert.neff import Neff
 
@@ -84,6 +86,17 @@ def _neff_table(neffs: list[tuple[str, "Neff"]]) -> None:
     _output.table(columns, rows)
 
 
+def _kept(keeping: "Keeping", shapes: "tuple[StaticShape, ...]") -> str:
+    from neuronbert.adaptive.configuration import spell
+
+    said = [] if keeping.layer_config is None else [f"layers {spell(keeping.layer_config)}"]
+    for length in sorted({shape.sequence_length for shape in shapes}, reverse=True):
+        if keeping.length_config is not None:
+            lengths = keeping.lengths_for(len(keeping.length_config), length) or ()
+            said.append(f"{spell(lengths)} of {length} tokens")
+    return "; ".join([*said, f"by {keeping.selection}"])
+
+
 def _facts(manifest: "Manifest", verdict: str) -> dict[str, str]:
     source, compiler = manifest.source, manifest.compiler
     inputs = (f"{spec.name} {spec.dtype} 0..{spec.maximum}" for spec in manifest.inputs)
@@ -97,6 +110,7 @@ def _facts(manifest: "Manifest", verdict: str) -> dict[str, str]:
         + ", ".join(f"{name} {version}" for name, version in compiler.versions.items()),
         "auto-cast": cast,
         "shapes": ", ".join(shape.name for shape in manifest.shapes),
+        **({"tokens": _kept(manifest.keeping, manifest.shapes)} if manifest.keeping else {}),
         "inputs": "; ".join(inputs),
         "outputs": "; ".join(outputs),
         "validation": verdict,

@@ -152,7 +152,7 @@ def _show(found: "ValidationReport") -> None:
     rows = [
         [
             output,
-            measure.name,
+            measure.label,
             f"{measure.value:.6g}",
             ("at most " if measure.name == "error" else "at least ") + f"{measure.limit:g}",
             str(count),

@@ -135,6 +135,8 @@ class AutoCastMode(TorchFunctionMode):
             named = {key: value if key == name else self._lower(value) for key, value in given.items()}
             result = func(*operands, **named)
             return self._lower(result) if self._all else result
+        if func is torch.sum and given.get("dtype") is torch.float32:
+            return func(*args, **given)  # asked for by name: what tokens are chosen by
         if not self._all or getattr(func, "__name__", "") in _MOVES:
             return func(*args, **given)
         named = {key: self._lower_parameter(value) for key, value in given.items()}

@@ -17,9 +17,9 @@ _TENSOR: Final = """
     full_like gather ge gelu gt im2col index index_select layer_norm ldexp le linear list log logical_and
     logical_not logical_or lt masked_fill masked_fill_ matmul max mean min minimum maximum mm mul mul_ multiply
     native_layer_norm ne neg new_ones new_zeros ones ones_like pad permute pow reciprocal relu remainder repeat
-    reshape reshape_as round rsqrt rsub scaled_dot_product_attention select sigmoid sign silu sin size slice softmax
-    split split_with_sizes sqrt squeeze stack sub sum t tanh to transpose tril triu type_as unbind unsqueeze
-    unsqueeze_ view view_as where zeros zeros_like
+    reshape reshape_as round rsqrt rsub scaled_dot_product_attention scatter select sigmoid sign silu sin size slice
+    softmax split split_with_sizes sqrt squeeze stack sub sum t tanh to topk transpose tril triu type_as unbind
+    unsqueeze unsqueeze_ view view_as where zeros zeros_like
 """
 """Of the namespace aten: what the architectures of the table are traced or exported to, and their near kin."""
 

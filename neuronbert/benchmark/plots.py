@@ -52,13 +52,7 @@ def draw(report: BenchReport) -> bytes:
     Raises:
         MissingPackageError: pygal isn't installed.
     """
-    require()
-    import pygal  # noqa: PLC0415  an extra
-    from pygal.style import CleanStyle  # noqa: PLC0415
-
-    # Its finder is of a kind that Python warns of at every later import, and is for plug-ins that aren't used here.
-    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
-    style: Any = CleanStyle(font_family="sans-serif", value_font_size=11, label_font_size=11)
+    pygal, style = prepared()
     chart: Any = pygal.Bar(
         style=style,
         js=[],
@@ -76,12 +70,28 @@ def draw(report: BenchReport) -> bytes:
     chart.add("program", [_bar(case.program) for case in report.cases])
     if any(case.reference for case in report.cases):
         chart.add("reference", [_bar(case.reference) if case.reference else None for case in report.cases])
-    chart.add_xml_filter(_without_scripts)
+    chart.add_xml_filter(without_scripts)
     content: bytes = chart.render()
     return content
 
 
-def _without_scripts(root: Any) -> Any:
+def prepared() -> tuple[Any, Any]:
+    """The package pygal, and how our pictures look.
+
+    Raises:
+        MissingPackageError: it isn't installed.
+    """
+    require()
+    import pygal  # noqa: PLC0415  an extra
+    from pygal.style import CleanStyle  # noqa: PLC0415
+
+    # Its finder is of a kind that Python warns of at every later import, and is for plug-ins that aren't used here.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
+    return pygal, CleanStyle(font_family="sans-serif", value_font_size=11, label_font_size=11)
+
+
+def without_scripts(root: Any) -> Any:
+    """A picture's root, without pygal's scripts."""
     # pygal writes the settings of its script, which isn't there.
     for parent in list(root.iter()):
         for child in [child for child in parent if str(child.tag).endswith("script")]:

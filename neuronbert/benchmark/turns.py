@@ -143,7 +143,12 @@ def _reference(
         _refuse_other_inputs(manifest, loaded, named or manifest.source.model)
         attention = checkpoint.architecture.attention
         said = f"{loaded.class_name} of {named or manifest.source.model} in fp32, eager mode, {attention} attention"
-        yield original.as_the_program(loaded, manifest), said
+        yield loaded.head.renamed([spec.name for spec in manifest.inputs], _answers(manifest)), said
+
+
+def _answers(manifest: Manifest) -> list[str]:
+    # The reference drops no tokens, so it doesn't tell which.
+    return [spec.name for spec in manifest.outputs if spec.answer != "layers"]
 
 
 def _refuse_other_inputs(manifest: Manifest, loaded: modeling.LoadedHead, named: str) -> None:
@@ -151,7 +156,7 @@ def _refuse_other_inputs(manifest: Manifest, loaded: modeling.LoadedHead, named:
     for spec in manifest.inputs:
         if room.get(spec.name, -1) < spec.maximum:
             raise InvalidOptionError("reference", named, f"a model that takes {spec.name} up to {spec.maximum}")
-    if {spec.name for spec in manifest.outputs} - {spec.name for spec in loaded.outputs}:
+    if set(_answers(manifest)) - {spec.name for spec in loaded.outputs}:
         raise InvalidOptionError("reference", named, "a model with the same outputs as the program")
 
 

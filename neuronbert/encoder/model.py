@@ -14,7 +14,11 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
+from neuronbert.adaptive.configuration import check, check_layers, stored
+from neuronbert.adaptive.keeping import ENCODER_TYPES as ENCODER_TYPES
+from neuronbert.adaptive.keeping import SEES_AHEAD, Keeping
 from neuronbert.encoder.arithmetic import FLOAT
+from neuronbert.encoder.selection import Survivors
 from neuronbert.errors import UnsupportedFeatureError
 
 if TYPE_CHECKING:
@@ -22,10 +26,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from neuronbert.adaptive.configuration import Lengths
     from neuronbert.encoder.arithmetic import Arithmetic
 
-ENCODER_TYPES: Final = ("bert", "roberta", "xlm-roberta", "camembert")
-"""The architectures whose layers these are."""
 _NOT_HERE: Final = ("past_key_values", "encoder_hidden_states", "encoder_attention_mask")
 
 
@@ -35,6 +38,10 @@ class Encoder(nn.Module):
     Args:
         base: The model of transformers; its modules become this one's.
         arithmetic: What the steps compute with.
+
+    Attributes:
+        keeping: Which tokens go on from layer to layer, and which layers are run, where a call doesn't say.
+        passed: Of the last call that dropped tokens, how many layers each token passed, [B, S] in fp32; or None.
 
     Raises:
         UnsupportedFeatureError: the model attends to another one's tokens.
@@ -49,6 +56,8 @@ class Encoder(nn.Module):
         self.encoder = base.encoder
         self.pooler = base.pooler
         self.arithmetic = arithmetic
+        self.keeping = Keeping()
+        self.passed: Tensor | None = None
         self.train(base.training)
 
     def forward(
@@ -68,12 +77,16 @@ class Encoder(nn.Module):
             token_type_ids: [B, S].
             position_ids: [B, S] or [1, S].
             inputs_embeds: [B, S, H].
-            options: output_hidden_states, output_attentions and return_dict.
+            options: output_hidden_states, output_attentions and return_dict; and, in place of what `keeping` says,
+                length_config, layer_config and always_keep_cls_token. States and attentions are of the tokens that a
+                layer had.
 
         Raises:
             UnsupportedFeatureError: a cache, or another model's tokens, are given.
+            InvalidOptionError: length_config or layer_config is none of this model, or for longer rows.
         """
         _refuse(options)
+        keeping = self._keeping(options)
         given = {
             "input_ids": input_ids,
             "token_type_ids": token_type_ids,
@@ -82,8 +95,7 @@ class Encoder(nn.Module):
         }
         embedded = self.arithmetic.embed(self.embeddings, given)
         mask = self._mask(attention_mask, self.arithmetic.leave(embedded))
-        hidden, states, probabilities = self._layers(embedded, mask)
-        last = self.arithmetic.leave(hidden)
+        last, states, probabilities = self._layers(embedded, mask, keeping)
         output = BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=last,
             pooler_output=None if self.pooler is None else self.pooler(last),
@@ -96,30 +108,86 @@ class Encoder(nn.Module):
         """The table of tokens, as transformers' models name it."""
         return self.embeddings.word_embeddings
 
-    def _layers(self, hidden: Any, mask: Tensor | None) -> tuple[Any, list[Any], list[Any]]:
+    def set_length_config(self, length_config: Lengths | None) -> None:
+        """Drop tokens in every call from now on that doesn't say otherwise.
+
+        Args:
+            length_config: Tokens that each layer keeps; None to keep all.
+
+        Raises:
+            InvalidOptionError: it is none of this model.
+        """
+        lengths = stored("length_config", length_config)
+        if lengths is not None:
+            check(lengths, len(self.encoder.layer), lengths[0])
+        self.keeping = self.keeping.model_copy(update={"length_config": lengths, "sequence_length": None})
+
+    def _keeping(self, options: dict[str, Any]) -> Keeping:
+        """What the call says of the tokens and layers, or what is set."""
+        asked: dict[str, Any] = {
+            name: stored(name, options[name])
+            for name in ("length_config", "layer_config")
+            if options.get(name) is not None
+        }
+        if "length_config" in asked:
+            asked["sequence_length"] = None
+        if (keep := options.get("always_keep_cls_token")) is not None:
+            asked["always_keep_cls_token"] = keep
+            asked["restored"] = (
+                self.keeping.restored or not keep
+            )  # a head that reads the first token has to be given it
+        keeping = self.keeping.model_copy(update=asked) if asked else self.keeping
+        if keeping.layer_config is not None:
+            check_layers(keeping.layer_config, len(self.encoder.layer))
+        if keeping.length_config is not None and self.config.is_decoder:
+            raise UnsupportedFeatureError("is_decoder", True, SEES_AHEAD)
+        return keeping
+
+    def _layers(self, hidden: Any, mask: Tensor | None, keeping: Keeping) -> tuple[Tensor, list[Any], list[Any]]:
+        embedded, layers = self.arithmetic.leave(hidden), len(self.encoder.layer)
+        lengths = keeping.lengths_for(layers, int(embedded.shape[1]))
+        survivors = None if lengths is None else Survivors(keeping, lengths, embedded, mask)
         states, seen = [hidden], []
-        for layer in self.encoder.layer:
-            hidden, probabilities = self._layer(layer, hidden, mask)
+        for number, layer in enumerate(self.encoder.layer):
+            if keeping.layer_config is not None and number not in keeping.layer_config:
+                continue
+            attended, probabilities = self._attend(layer, hidden, mask)
+            if survivors is not None and survivors.drops(number):
+                attended = self._drop(survivors, number, attended, probabilities, hidden)
+                mask = survivors.mask
+            hidden = self._feed_forward(layer, attended)
             states.append(hidden)
             seen.append(probabilities)
-        return hidden, states, seen
+        last = self.arithmetic.leave(hidden)
+        self.passed = None if survivors is None else survivors.passed(last, layers)
+        return last if survivors is None else survivors.restored(last), states, seen
 
-    def _layer(self, layer: Any, hidden: Any, mask: Tensor | None) -> tuple[Any, Any]:
+    def _drop(self, survivors: Survivors, number: int, attended: Any, probabilities: Any, before: Any) -> Any:
+        step = self.arithmetic
+        move = survivors.drop(number, step.leave(probabilities), lambda: step.leave(before))
+        return step.over_tokens(attended, move)
+
+    def _attend(self, layer: Any, hidden: Any, mask: Tensor | None) -> tuple[Any, Any]:
         step = self.arithmetic
         attention, output = layer.attention.self, layer.attention.output
         query, key, value = step.project(attention, hidden)
         probabilities = step.softmax(attention, step.scores(attention, query, key), mask)
         gathered = step.context(attention, probabilities, value)
-        attended = step.add_norm(output, step.linear(output.dense, gathered), hidden)
+        return step.add_norm(output, step.linear(output.dense, gathered), hidden), probabilities
+
+    def _feed_forward(self, layer: Any, attended: Any) -> Any:
+        step = self.arithmetic
         inner = step.activate(layer.intermediate, step.linear(layer.intermediate.dense, attended))
-        return step.add_norm(layer.output, step.linear(layer.output.dense, inner), attended), probabilities
+        return step.add_norm(layer.output, step.linear(layer.output.dense, inner), attended)
 
     def _mask(self, mask: Tensor | None, embedded: Tensor) -> Tensor | None:
         create: Callable[..., Tensor | None] = create_bidirectional_mask
         past = {}
         if self.config.is_decoder:
             create, past = create_causal_mask, {"past_key_values": None}
-        return create(config=self.config, inputs_embeds=embedded, attention_mask=mask, **past)
+        made = create(config=self.config, inputs_embeds=embedded, attention_mask=mask, **past)
+        alike = made is not None and not past and (mask is None or mask.dim() == 2)  # for every query
+        return made[:, :, :1] if alike and made is not None else made
 
     def _asked(self, options: dict[str, Any], what: str) -> bool:
         asked = options.get(f"output_{what}")

@@ -47,7 +47,8 @@ def check(
     """Trace a checkpoint's programs on the CPU and apply every rule that can be decided there.
 
     Args:
-        spec: What would be exported: model, task, shapes, target, lnc; the rest plays no part.
+        spec: What would be exported: model, task, shapes, target, lnc, and which tokens are dropped; the rest plays no
+            part.
         hlo_python: An interpreter with torch and torch_xla 2.9, which lowers the programs to HLO too. By default this
             one, if it has torch_xla.
         token: For the Hub; None takes the one that is logged in.
@@ -75,7 +76,9 @@ def check(
         checkpoint.check_settings(task)
         check_choices(spec.shapes, needed=task == "multiple-choice")
         progress("loading the weights")
+        keeping = spec.keeping(task, checkpoint.config)
         loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
+        loaded = modeling.keep_tokens(loaded, keeping)
     copies = 1 if backend == "torchneuron" else len(spec.shapes)  # it has one set of weights for all programs
     case = Case(target, Graph(()), positions=checkpoint.max_sequence_length, lnc=spec.lnc, copies=copies)
     flight = _Flight(case, loaded, hlo_python)

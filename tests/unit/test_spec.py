@@ -94,6 +94,10 @@ CHANGES: dict[str, Any] = {
     "inline_weights": False,
     "lazy_load": True,
     "async_load": True,
+    "length_config": (64, 32),
+    "layer_config": (0, 1),
+    "always_keep_cls_token": False,
+    "selection": "one-hot",
 }
 PLACES: dict[str, Any] = {"model": "n", "revision": "main", "compiler_workdir": "/tmp/work"}
 

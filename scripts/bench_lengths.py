@@ -1,0 +1,117 @@
+"""What dropping tokens gives on passages of 384 tokens: time against our own full-length fp32 program, and accuracy.
+
+The checkpoint is that of `topics.py --task sections-384`; configurations are of a search front. All programs run
+in turn in one process; a ratio is of two times of one round, and the median of rounds is printed with its extremes.
+
+Examples:
+    python scripts/topics.py --task sections-384 --seed 0 --write-data out/topics
+    neuronbert search-lengths ~/.cache/neuronbert-bench/topics/sections-384-seed0 \
+        --data out/topics/sections-384-train.jsonl --sequence-length 384 --output out/lengths
+    python scripts/bench_lengths.py --search out/lengths/front.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import torch
+from bench_tools import over, programs, take_turns, timer, without_grad
+from demo import sample_checkpoint
+from topics import FOLDER
+from topics_scores import accuracy, load
+from topics_tasks import read
+from topics_training import trained
+
+from neuronbert import ExportSpec, StaticShape, export, tokenization
+from neuronbert.adaptive.configuration import Lengths, scale, spell
+from neuronbert.adaptive.cost import EncoderSize
+from neuronbert.adaptive.search import read_front
+from neuronbert.inputs import example
+
+TASK: Final = "sections-384"
+LENGTH: Final = 384
+SIZE: Final = EncoderSize(6, 384, 1536)
+"""That of all-MiniLM-L6-v2."""
+_ROWS: Final = 8
+"""Of the program that accuracy is taken with, as the scores are."""
+
+
+def main() -> int:
+    """Export what is asked for, measure it, and print a line for each configuration."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    found: dict[str, Lengths | None] = {"full length": None}
+    if options.search:
+        front = read_front(options.search)
+        points = [front.at_least(speedup) for speedup in options.speedup] if options.speedup else front.front
+        scaled = [scale(point.length_config, front.plan.sequence_length, LENGTH) for point in points]
+        found |= {spell(lengths): lengths for lengths in scaled if lengths != (LENGTH,) * SIZE.layers}
+    checkpoint = options.model or trained(TASK, options.seed, sample_checkpoint(), FOLDER.expanduser())
+    with tempfile.TemporaryDirectory() as folder:
+        shapes = (StaticShape(1, LENGTH), *((StaticShape(_ROWS, LENGTH),) if options.accuracy else ()))
+        made = {name: _export(checkpoint, shapes, lengths, Path(folder)) for name, lengths in found.items()}
+        right = _accuracies(made) if options.accuracy else {}
+        ratios = _ratios(made, shapes[0], options.rounds, options.seconds)
+    for name, lengths in found.items():
+        print(_line(name, lengths, ratios[name], right), flush=True)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--search", type=Path, help="a front.json; without it only the full length is measured")
+    parser.add_argument(
+        "--speedup", action="append", type=float, help="only its best that is so much faster; may be given again"
+    )
+    parser.add_argument("--model", type=Path, help="this checkpoint of MiniLM's size, in place of a trained one")
+    parser.add_argument("--seed", type=int, default=0, help="of the trained checkpoint (default: 0)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of measuring (default: 5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each program in a round (default: 1)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: 2)")
+    parser.add_argument(
+        "--no-accuracy", dest="accuracy", action="store_false", help="leave out the rows that are held out"
+    )
+    return parser.parse_args()
+
+
+def _export(checkpoint: Path, shapes: tuple[StaticShape, ...], lengths: Lengths | None, folder: Path) -> Any:
+    spec = ExportSpec(str(checkpoint), shapes, target="cpu", auto_cast="none", length_config=lengths or ())
+    return export(spec, tempfile.mkdtemp(dir=folder))
+
+
+def _ratios(made: dict[str, Any], shape: StaticShape, rounds: int, seconds: float) -> dict[str, tuple[float, ...]]:
+    """The time of the full length over that of each, in each round."""
+    candidates = {}
+    for name, artifact in made.items():
+        program, given = programs(artifact)[shape], example(artifact.manifest.inputs, shape)
+        candidates[name] = timer(without_grad(lambda p=program, x=given: p(*x)))
+    taken = take_turns(candidates, rounds, seconds)
+    print(f"full length: {1e3 * min(taken['full length']):.1f} ms for a row of {LENGTH} tokens", file=sys.stderr)
+    return {name: over(taken["full length"], times) for name, times in taken.items()}
+
+
+def _accuracies(made: dict[str, Any]) -> dict[str, float]:
+    tokenizer = tokenization.require(sample_checkpoint())
+    dataset = read(TASK, tokenizer)
+    return {name: accuracy(load(dataset, artifact.path), dataset, tokenizer) for name, artifact in made.items()}
+
+
+def _line(name: str, lengths: Lengths | None, ratios: tuple[float, ...], right: dict[str, float]) -> str:
+    macs = SIZE.macs(LENGTH) / SIZE.macs(LENGTH, lengths)
+    median = statistics.median(ratios)
+    said = f"{name}: {median:.2f} x [{min(ratios):.2f} x .. {max(ratios):.2f} x], {macs:.2f} x fewer multiply-adds"
+    said += f", {median / macs:.2f} of that"
+    return f"{said}, accuracy {right[name]:.1%} ({right[name] - right['full length']:+.1%})" if right else said
+
+
+if __name__ == "__main__":
+    sys.exit(main())
