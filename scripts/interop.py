@@ -68,7 +68,7 @@ class Case:
 
     def calls(self) -> list[Batch]:
         """Full rows, short rows, a single row, and rows with padding of their own."""
-        return list(inputs.validation_batches(self.checkpoint.input_specs(), self.shape, None))
+        return list(inputs.validation_batches(self.checkpoint.input_specs(self.task), self.shape, None))
 
     def options(self) -> dict[str, Any]:
         """What optimum-neuron's exporter is told."""
@@ -166,7 +166,7 @@ def theirs_in_ours(cases: list[Case], peer: Path, folder: Path) -> Iterator[Row]
 def _many_rows(case: Case) -> Batch:
     """More rows than were compiled, and not a multiple of them."""
     shape = StaticShape(2 * case.shape.batch_size + 1, case.shape.sequence_length, case.shape.num_choices)
-    batch = next(inputs.validation_batches(case.checkpoint.input_specs(), shape, None))
+    batch = next(inputs.validation_batches(case.checkpoint.input_specs(case.task), shape, None))
     return Batch("many-rows", batch.inputs)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from neuronbert import heads
 from neuronbert.architectures import ARCHITECTURES, TASKS
 from neuronbert.families import REFUSED
+from neuronbert.models import NeuronTracedModel
 
 README = Path(__file__).parent.parent / "README.md"
 
 
 def tasks() -> str:
     """The tasks, with the classes that open them and what these give."""
-    classes = {own.task: own.__name__ for own in heads.NeuronTracedModel.__subclasses__()}
+    classes = {own.task: own.__name__ for own in NeuronTracedModel.__subclasses__()}
     bert = {own.task: own.__name__ for own in vars(heads).values() if getattr(own, "model_type", None) == "bert"}
     rows = [
         (name, bert.get(name, ""), classes[name], ", ".join(output.name for output in task.outputs))
