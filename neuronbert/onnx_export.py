@@ -69,8 +69,7 @@ def export_onnx(
         checkpoint.check_settings(task)
         checkpoint.check_shapes(spec.shapes)
         check_choices(spec.shapes, needed=task == "multiple-choice")
-        has = checkpoint.scheme.method if checkpoint.scheme else "none"
-        method = has if spec.quantization == "auto" else spec.quantization
+        method = checkpoint.quantization(spec.quantization)
         progress("loading the weights")
         loaded = modeling.load(checkpoint, task, quantization=method, allow_random_weights=spec.allow_random_weights)
         head = paired(loaded.head) if method == "qdq" else loaded.head
