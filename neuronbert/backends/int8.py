@@ -137,6 +137,8 @@ def pack(module: Any, methods: Iterable[str]) -> None:
             if node.kind() != _PRODUCT:
                 continue
             weight = list(node.inputs())[3].toIValue()
+            if not isinstance(weight, Tensor):
+                raise RuntimeError("a weight of it is computed in the call")  # noqa: TRY003, TRY004  worded by the caller
             name = next((name for held, name in known if held is weight or torch.equal(held, weight)), None)
             if name is None:
                 name = f"_int8_{len(known)}"
