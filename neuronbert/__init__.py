@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from neuronbert.lengths import count_lengths as count_lengths
     from neuronbert.megatron.conversion import convert_megatron as convert_megatron
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
+    from neuronbert.onnx_export import export_onnx as export_onnx
     from neuronbert.pipelines import pipeline as pipeline
     from neuronbert.predictor import Predictor as Predictor
     from neuronbert.preflight.flight import check as check
@@ -87,6 +88,8 @@ if TYPE_CHECKING:
     from neuronbert.publishing import publish as publish
     from neuronbert.quantized import QuantizationPlan as QuantizationPlan
     from neuronbert.quantized import quantize as quantize
+    from neuronbert.quantized import save_quantized as save_quantized
+    from neuronbert.quantized import trainable as trainable
     from neuronbert.report import ValidationReport as ValidationReport
     from neuronbert.sentence_transformer import NeuronSentenceTransformer as NeuronSentenceTransformer
     from neuronbert.sentence_transformer import NeuronTransformer as NeuronTransformer
@@ -151,12 +154,13 @@ _HOMES = {
     "lengths": ("Lengths", "count_lengths"),
     "megatron.conversion": ("convert_megatron",),
     "models": ("NeuronTracedModel",),
+    "onnx_export": ("export_onnx",),
     "pipelines": ("pipeline",),
     "predictor": ("Predictor",),
     "preflight.flight": ("check",),
     "preflight.report": ("PreflightReport",),
     "publishing": ("publish",),
-    "quantized": ("QuantizationPlan", "quantize"),
+    "quantized": ("QuantizationPlan", "quantize", "save_quantized", "trainable"),
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),

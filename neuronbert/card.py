@@ -65,6 +65,8 @@ def _summary(manifest: Manifest) -> str:
         "Compiler": compiler.name + " (" + ", ".join(f"{k} {v}" for k, v in compiler.versions.items()) + ")",
         "Weights": f"sha256 `{source.weights_sha256}`",
     }
+    if manifest.quantization != "none":
+        rows["Quantization"] = manifest.quantization
     keeping = manifest.keeping
     if keeping is not None and keeping.length_config is not None:
         rows["Tokens kept"] = f"{spell(keeping.length_config)} of {keeping.sequence_length}, layer by layer"

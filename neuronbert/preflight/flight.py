@@ -77,7 +77,8 @@ def check(
         check_choices(spec.shapes, needed=task == "multiple-choice")
         progress("loading the weights")
         keeping = spec.keeping(task, checkpoint.config)
-        loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
+        method = checkpoint.quantization(spec.quantization)
+        loaded = modeling.load(checkpoint, task, quantization=method, allow_random_weights=spec.allow_random_weights)
         loaded = modeling.keep_tokens(loaded, keeping)
     copies = 1 if backend == "torchneuron" else len(spec.shapes)  # it has one set of weights for all programs
     case = Case(target, Graph(()), positions=checkpoint.max_sequence_length, lnc=spec.lnc, copies=copies)
