@@ -34,6 +34,10 @@ MODEL: Final = "model.onnx"
 _OPSET: Final = 17
 _EXTRA: Final = "onnx"
 
+_STATIC: Final = (
+    "neuronbert where tokens are dropped: how many is fixed for rows of a length, and a model.onnx takes any"
+)
+
 
 def export_onnx(
     spec: ExportSpec,
@@ -69,6 +73,8 @@ def export_onnx(
         checkpoint.check_settings(task)
         checkpoint.check_shapes(spec.shapes)
         check_choices(spec.shapes, needed=task == "multiple-choice")
+        if spec.keeping(task, checkpoint.config) is not None:
+            raise InvalidOptionError("format", "onnx", _STATIC)
         method = checkpoint.quantization(spec.quantization)
         progress("loading the weights")
         loaded = modeling.load(checkpoint, task, quantization=method, allow_random_weights=spec.allow_random_weights)

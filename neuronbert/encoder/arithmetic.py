@@ -113,19 +113,26 @@ class FloatArithmetic:
 
 
 class FusedArithmetic(FloatArithmetic):
-    """As FloatArithmetic, with one pass over the scores less: values differ in the last bits.
+    """As FloatArithmetic, with scores that are scaled and masked in their product: values differ in the last bits.
 
-    Where the probabilities themselves are needed, no fused attention gives them.
+    Where the probabilities themselves are needed, no fused attention gives them. Each tensor of their size that is made
+    beside them costs more than what is computed in it: its memory is fetched from the system anew.
     """
 
-    def scores(self, site: Any, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG002  the port's
-        """See Arithmetic; they are scaled when they are masked."""
-        return torch.matmul(query, key.transpose(2, 3))
+    def scores(self, site: Any, query: Tensor, key: Tensor) -> Any:  # noqa: ARG002  the port's
+        """See Arithmetic; nothing is multiplied yet."""
+        return query, key
 
-    def softmax(self, site: Any, scores: Tensor, mask: Tensor | None) -> Tensor:
+    def softmax(self, site: Any, scores: Any, mask: Tensor | None) -> Tensor:
         """See Arithmetic."""
-        scaled = scores * site.scaling if mask is None else torch.add(mask, scores, alpha=site.scaling)
-        dropped: Tensor = site.dropout(nn.functional.softmax(scaled, dim=-1))
+        query, key = scores
+        rows, heads, tokens, _ = query.shape
+        added = query.new_zeros(1, 1, 1)
+        if mask is not None:
+            added = mask.expand(rows, heads, -1, -1).flatten(0, 1)
+        products = torch.baddbmm(added, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=site.scaling)
+        weights = nn.functional.softmax(products, dim=-1)
+        dropped: Tensor = site.dropout(weights.view(rows, heads, tokens, tokens))
         return dropped
 
 

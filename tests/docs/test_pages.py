@@ -15,8 +15,8 @@ from neuronbert.reference import FLAGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--extra-index-url", "--ckpt-format"}
-"""Options of pip, docker and Megatron-LM."""
+ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--extra-index-url", "--ckpt-format", "--write-data"}
+"""Options of pip, docker and Megatron-LM, and of scripts."""
 
 
 def commands() -> dict[str, Any]:

@@ -308,3 +308,11 @@ def test_the_command_line_refuses_in_one_line(
     assert said in lines[-1]
     assert lines[-1].startswith("Error: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_any_length_can_not_drop_tokens(tiny: Make, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    base = ("export", "--model", tiny("text-classification"), "--sequence-length", "32", "--format", "onnx")
+    found = run(*base, "--length-config", "(20, 9)", tmp_path / "out")
+    assert found.exit_code == 2
+    assert "neuronbert where tokens are dropped" in found.stderr
