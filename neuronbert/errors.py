@@ -15,14 +15,15 @@
     │           InvalidTextError, QuestionTooLongError, NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError,
-    │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError
+    │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError,
+    │   │                              UncalibratedError, IntegerRangeError
     │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError,
     │                               ForeignArtifactError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
-    │   │   NotExportableError, MissingPackageError (also an ImportError)
+    │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError)
     │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
@@ -479,6 +480,24 @@ class HeadWeightsMissingError(CheckpointError):
         )
 
 
+class UncalibratedError(CheckpointError):
+    """A checkpoint without the ranges that its integers would stand for."""
+
+    def __init__(self, missing: Sequence[str], total: int) -> None:
+        share = "none" if len(missing) == total else f"{total - len(missing)}"
+        super().__init__(
+            f"The checkpoint isn't calibrated: {share} of {total} ranges are set, {missing[0]} isn't. "
+            "Calibrate it first: neuronbert quantize MODEL OUT --quantization ibert --data FILE."
+        )
+
+
+class IntegerRangeError(CheckpointError):
+    """A range or a weight that makes integers too wide for integer arithmetic."""
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(f"{place} can't be computed on integers: {problem}. Calibrate it again on other data.")
+
+
 class TokenizerError(DataError):
     """Tokenizer files that make no tokenizer."""
 
@@ -649,6 +668,16 @@ class StorageError(UnavailableError):
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path} can't be written: {reason}. Choose another place, or make room.")
+
+
+class KernelBuildError(UnavailableError):
+    """The integer kernels can't be compiled here."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The integer kernels can't be compiled ({reason}). Programs run without them, with the same results, slower; "
+            "building them needs a C++ compiler and ninja: apt-get install g++ ninja-build."
+        )
 
 
 class MissingPackageError(UnavailableError, ImportError):

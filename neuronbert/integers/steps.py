@@ -109,6 +109,7 @@ def _ibert_context(probabilities: Tensor, value: Tensor, by: Tensor) -> Tensor:
     return narrow.reshape([left.shape[0], left.shape[2], -1])  # type: ignore[no-any-return]
 
 
+products: Final[Any] = _linear
 linear: Final[Any] = torch.jit.script(_ibert_linear)
 gelu: Final[Any] = torch.jit.script(_ibert_gelu)
 add: Final[Any] = _add

@@ -1,0 +1,142 @@
+"""Ranges from data, without training: the float encoder runs, and what I-BERT would round is looked at.
+
+Owns: the arithmetic that looks, and calibrate. Knows nothing of files or texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from neuronbert.encoder.arithmetic import FloatArithmetic
+from neuronbert.errors import IntegerRangeError
+from neuronbert.integers.nonlinear import SUM_BITS
+from neuronbert.integers.ranges import NORMS, RangeAverage, Ranges
+from neuronbert.integers.scales import limit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+_FREE_BITS: Final = 1
+"""Rows of a call may deviate by twice as much as those of the calibration before a square sum exceeds 32 bits."""
+
+
+class Observing(FloatArithmetic):
+    """Torch's operators, with a look at what I-BERT would round.
+
+    Args:
+        base: The encoder's module, whose sites are told apart by their names.
+        seen: Where the averages are kept, by name.
+    """
+
+    def __init__(self, base: Any, seen: Mapping[str, RangeAverage]) -> None:
+        self._names = {id(module): name for name, module in base.named_modules()}
+        self._seen = seen
+        self.deviations: dict[str, float] = {}
+
+    def embed(self, site: Any, given: Mapping[str, Tensor | None]) -> Tensor:
+        """See Arithmetic."""
+        held: list[Tensor] = []
+        hook = site.LayerNorm.register_forward_pre_hook(lambda _, args: held.append(args[0]))
+        try:
+            embedded = super().embed(site, given)
+        finally:
+            hook.remove()
+        self._look("embeddings.embeddings_act1", held[0])
+        self._deviation("embeddings.LayerNorm", held[0])
+        return self._look("embeddings.output_activation", embedded)
+
+    def project(self, site: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See Arithmetic."""
+        name, found = self._names[id(site)], super().project(site, hidden)
+        for part, values in zip(("query", "key", "value"), found, strict=True):
+            self._look(f"{name}.{part}_activation", values)
+        return found
+
+    def context(self, site: Any, probabilities: Tensor, value: Tensor) -> Tensor:
+        """See Arithmetic."""
+        name = f"{self._names[id(site)]}.output_activation"
+        return self._look(name, super().context(site, probabilities, value))
+
+    def activate(self, site: Any, hidden: Tensor) -> Tensor:
+        """See Arithmetic."""
+        layer = self._names[id(site)].removesuffix("intermediate")
+        return self._look(f"{layer}pre_output_act", super().activate(site, hidden))
+
+    def add_norm(self, site: Any, hidden: Tensor, residual: Tensor) -> Tensor:
+        """See Arithmetic."""
+        name = self._names[id(site)]
+        total = self._look(f"{name}.ln_input_act", hidden + residual)
+        self._deviation(f"{name}.LayerNorm", total)
+        first = name.endswith("attention.output")
+        after = f"{name.removesuffix('attention.output')}pre_intermediate_act" if first else f"{name}.output_activation"
+        return self._look(after, super().add_norm(site, hidden, residual))
+
+    def _look(self, name: str, values: Tensor) -> Tensor:
+        if not bool(torch.isfinite(values).all()):
+            raise IntegerRangeError(name, "an activation is infinite or not a number")
+        self._seen[name].add(values)
+        return values
+
+    def _deviation(self, name: str, values: Tensor) -> None:
+        centred = values - values.mean(-1, keepdim=True)
+        largest = float(centred.square().sum(-1).max().sqrt())
+        self.deviations[name] = max(self.deviations.get(name, 0.0), largest)
+
+
+class Calibration:
+    """A calibration that is under way.
+
+    Args:
+        model: A model with our encoder under its head, or the encoder alone, in eval mode.
+        base: The encoder.
+    """
+
+    def __init__(self, model: Any, base: Any) -> None:
+        self._model, self._base = model, base
+        self._seen: defaultdict[str, RangeAverage] = defaultdict(RangeAverage)
+        self._observing = Observing(base, self._seen)
+
+    def add(self, batch: Mapping[str, Tensor]) -> None:
+        """Run a batch, by input name.
+
+        Raises:
+            IntegerRangeError: an activation isn't finite.
+        """
+        before, self._base.arithmetic = self._base.arithmetic, self._observing
+        try:
+            with torch.no_grad():
+                self._model(**batch)
+        finally:
+            self._base.arithmetic = before
+
+    def ranges(self) -> Ranges:
+        """What was found.
+
+        Raises:
+            UncalibratedError: there was no batch.
+        """
+        found = Ranges({name: average.extent for name, average in self._seen.items()})
+        found.check(len(self._base.encoder.layer))
+        for name, deviation in self._observing.deviations.items():
+            found.shifts[name] = _shift(deviation, found.scale(_before(name), 16 if name.startswith("emb") else 22))
+        return found
+
+
+def _before(norm: str) -> str:
+    """The range of what a LayerNorm is given."""
+    for end in NORMS:
+        if norm.endswith(end):
+            return f"{norm.removesuffix('LayerNorm')}ln_input_act"
+    return "embeddings.embeddings_act1"
+
+
+def _shift(deviation: float, scale: float) -> int:
+    """As few bits as keep the sum of squares within what I-BERT's hardware has."""
+    bits = math.log2(max(deviation / scale, 1.0)) + _FREE_BITS - SUM_BITS / 2
+    return min(max(0, math.ceil(bits)), limit(5))
