@@ -17,6 +17,7 @@ from .commands.export import export
 from .commands.inspect import inspect
 from .commands.predict import predict
 from .commands.push import push_to_hub
+from .commands.quantize import quantize
 from .commands.validate import validate
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
-for command in (check, export, validate, bench, predict, inspect, push_to_hub, convert_megatron, doctor):
+for command in (check, export, validate, bench, predict, inspect, push_to_hub, convert_megatron, doctor, quantize):
     app.command()(reported()(command))
 caching = typer.Typer(help="See, clear and check the programs that are kept to be copied.", no_args_is_help=True)
 for part in (cache.ls, cache.rm, cache.verify):

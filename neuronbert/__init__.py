@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from neuronbert.preflight.flight import check as check
     from neuronbert.preflight.report import PreflightReport as PreflightReport
     from neuronbert.publishing import publish as publish
+    from neuronbert.quantized import QuantizationPlan as QuantizationPlan
+    from neuronbert.quantized import quantize as quantize
     from neuronbert.report import ValidationReport as ValidationReport
     from neuronbert.sentence_transformer import NeuronSentenceTransformer as NeuronSentenceTransformer
     from neuronbert.sentence_transformer import NeuronTransformer as NeuronTransformer
@@ -133,6 +135,7 @@ _HOMES = {
     "preflight.flight": ("check",),
     "preflight.report": ("PreflightReport",),
     "publishing": ("publish",),
+    "quantized": ("QuantizationPlan", "quantize"),
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError, safe_open
 
+from neuronbert import schemes
 from neuronbert.architectures import TASKS, find_architecture, find_task, infer_task
 from neuronbert.errors import (
     CheckpointCorruptError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from neuronbert.families import Architecture, Leak
+    from neuronbert.schemes import Scheme
     from neuronbert.sentences import Module
     from neuronbert.shapes import StaticShape
 
@@ -75,7 +77,7 @@ class Checkpoint:
 
     Attributes:
         path: The folder.
-        config: config.json as it is.
+        config: config.json as it is; of an old QDQBERT, as BERT's.
         architecture: The row of the table for its model type.
         weight_files: The safetensors files, in order.
         modules: What a sentence-transformers folder runs after its encoder, if that is what is exported.
@@ -97,10 +99,12 @@ class Checkpoint:
             UnsafeWeightsError: the weights are there only as pickled files.
             UnsupportedModelError: the model type isn't in the architecture table.
             UnsupportedFeatureError: the config asks for what a program would silently leave out.
+            SchemeError: the config's quantization is none that there is.
         """
         folder = Path(path)
-        config = read_config(folder)
+        config = schemes.modernized(read_config(folder))
         architecture = find_architecture(config["model_type"])
+        schemes.read(config, folder / CONFIG)
         checkpoint = cls(folder, config, architecture, ())
         checkpoint.check_settings()
         layers = checkpoint._setting("num_hidden_layers")
@@ -110,6 +114,11 @@ class Checkpoint:
         for file in files:
             _check_weights(file)
         return replace(checkpoint, weight_files=files)
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How it is quantized; None if it isn't."""
+        return schemes.read(self.config, self.path / CONFIG)
 
     @property
     def max_sequence_length(self) -> int:

@@ -7,16 +7,16 @@
     │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
-    │   │   UnrecordedArtifactError, PoolClosedError
+    │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
     │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, EmptyTextError,
     │           InvalidTextError, QuestionTooLongError, NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
-    │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError,
-    │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError,
-    │   │                              UncalibratedError, IntegerRangeError
+    │   ├── CalibrationError, UncalibratedError
+    │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError, SchemeError,
+    │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError, IntegerRangeError
     │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError,
     │                               ForeignArtifactError
@@ -270,6 +270,27 @@ class PoolClosedError(UsageError):
         super().__init__(f"The pool {reason}. Open another one.")
 
 
+class NotQuantizedError(UsageError):
+    """A quantization that the checkpoint doesn't have."""
+
+    def __init__(self, path: object, wanted: str, found: str) -> None:
+        has = f"is quantized as {found}" if found else "is not quantized"
+        super().__init__(
+            f"{path} {has}, and {wanted} was asked for. "
+            f"Quantize it with: neuronbert quantize MODEL OUTPUT --quantization {wanted}; or leave --quantization out."
+        )
+
+
+class SimulatedOnlyError(UsageError):
+    """A quantization that a target has no integers for."""
+
+    def __init__(self, what: str, target: str, expected: str) -> None:
+        super().__init__(
+            f"{what} can't be compiled for {target}: its integer products take {expected}. "
+            "Quantize again with those, or leave such layers in float with --keep-float."
+        )
+
+
 class InputError(UsageError, ValueError):
     """A call's tensors or texts can't be used."""
 
@@ -424,6 +445,26 @@ class DataError(NeuronBertError):
     """What was given is broken or unsafe."""
 
 
+class CalibrationError(DataError):
+    """Calibration data, or a model, that gives no ranges."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(
+            f"The model can't be calibrated: {where} {problem}. "
+            "Give other data with --data, or leave what is at fault in float with --keep-float."
+        )
+
+
+class UncalibratedError(DataError):
+    """A quantizer whose range was never set."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The quantizer {name} has no range, so the model has no answers. "
+            "Calibrate it with: neuronbert quantize MODEL OUTPUT --data FILE."
+        )
+
+
 class CheckpointError(DataError):
     """A checkpoint that can't be used."""
 
@@ -462,6 +503,16 @@ class UnsafeArchiveError(CheckpointError):
         super().__init__(f"{path} is not unpacked: {problem}. Fetch the checkpoint again, from where you trust it.")
 
 
+class SchemeError(CheckpointError):
+    """A config.json whose quantization this version doesn't know."""
+
+    def __init__(self, path: object, place: str, problem: str) -> None:
+        super().__init__(
+            f"{path} has a quantization that can't be used: {place}: {problem}. "
+            "Make the checkpoint again with: neuronbert quantize MODEL OUTPUT."
+        )
+
+
 class VocabularyError(CheckpointError):
     """A vocabulary that isn't the checkpoint's."""
 
@@ -477,17 +528,6 @@ class HeadWeightsMissingError(CheckpointError):
         super().__init__(
             f"The checkpoint has no {task} head ({class_name} needs {shown}). Export the task it was trained for, "
             "or start from random weights with --allow-random-weights."
-        )
-
-
-class UncalibratedError(CheckpointError):
-    """A checkpoint without the ranges that its integers would stand for."""
-
-    def __init__(self, missing: Sequence[str], total: int) -> None:
-        share = "none" if len(missing) == total else f"{total - len(missing)}"
-        super().__init__(
-            f"The checkpoint isn't calibrated: {share} of {total} ranges are set, {missing[0]} isn't. "
-            "Calibrate it first: neuronbert quantize MODEL OUT --quantization ibert --data FILE."
         )
 
 
@@ -675,8 +715,8 @@ class KernelBuildError(UnavailableError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The integer kernels can't be compiled ({reason}). Programs run without them, with the same results, slower; "
-            "building them needs a C++ compiler and ninja: apt-get install g++ ninja-build."
+            f"The integer kernels can't be compiled ({reason}). Without them programs give the same results, "
+            "slower. Building them needs a C++ compiler and ninja: apt-get install g++ ninja-build."
         )
 
 

@@ -19,9 +19,19 @@ from transformers.utils import logging as transformers_logging
 from neuronbert import sentences
 from neuronbert.adapters import CallMask, tell_lengths
 from neuronbert.architectures import find_form, find_head, find_task
-from neuronbert.errors import CheckpointCorruptError, HeadWeightsMissingError, first_line
+from neuronbert.encoder.model import ENCODER_TYPES, Encoder, install
+from neuronbert.errors import (
+    CheckpointCorruptError,
+    HeadWeightsMissingError,
+    NotQuantizedError,
+    UnsupportedModelError,
+    first_line,
+)
+from neuronbert.integers import ranges
 from neuronbert.manifest import OutputSpec
 from neuronbert.pooling import SentenceEncoder
+from neuronbert.quantization import placement
+from neuronbert.quantization.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -91,15 +101,21 @@ class LoadedHead:
     notes: tuple[str, ...]
 
 
-def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = False) -> LoadedHead:
+def load(
+    checkpoint: Checkpoint, task: str, *, quantization: str = "none", allow_random_weights: bool = False
+) -> LoadedHead:
     """The head of a task with a checkpoint's weights, in fp32.
 
     Args:
         checkpoint: Where from.
         task: A canonical task name.
+        quantization: "none" for the model in float, whatever the checkpoint is; or the method that it is quantized by,
+            for the simulation that its programs are held against.
         allow_random_weights: Initialise what the checkpoint lacks, from seed 0, in place of refusing.
 
     Raises:
+        NotQuantizedError: the checkpoint isn't quantized, or by another method.
+        UncalibratedError: one of its quantizers has no range.
         UnsupportedHeadError: the architecture has no such head.
         HeadWeightsMissingError: the checkpoint has no weights for it.
         UnsupportedFeatureError: the modules that follow the encoder can't be exported.
@@ -110,6 +126,9 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
     class_name = find_head(architecture, task)
     outputs = find_form(architecture, task).outputs
     model, missing = _load_model(checkpoint, class_name)
+    if quantization != "none":
+        check_quantization(checkpoint, quantization)
+        model = METHODS[quantization].simulate(model, checkpoint)
     notes = list(sentences.notes(checkpoint))
     for part in _missing_parts(architecture, task, model, missing):
         # Encoders are often saved without their pooler: such a program has no pooled output.
@@ -117,9 +136,7 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
         if any(output.needs == part for output in outputs):
             outputs = tuple(output for output in outputs if output.needs != part)
             notes.append(f"the checkpoint has no {part}, so the program goes without its output")
-    trunk = [name for name in missing if _is_layer(architecture, name) or "embeddings." in name]
-    if trunk:
-        raise CheckpointCorruptError(checkpoint.path, f"its weights lack {trunk[0]}, which is not of a head")
+    _check_trunk(checkpoint, missing)
     if missing and not allow_random_weights:
         raise HeadWeightsMissingError(task, class_name, missing)
     if task == "text-generation" and not checkpoint.config.get("is_decoder"):
@@ -144,6 +161,50 @@ def load(checkpoint: Checkpoint, task: str, *, allow_random_weights: bool = Fals
         random_weights=missing,
         notes=tuple(notes),
     )
+
+
+def load_encoder(checkpoint: Checkpoint) -> Encoder:
+    """Our encoder with a checkpoint's weights, in fp32, without any head.
+
+    Raises:
+        UnsupportedModelError: the architecture's layers are others.
+        CheckpointCorruptError: the config or the weights don't make a model.
+    """
+    check_encoder(checkpoint)
+    model, missing = _load_model(checkpoint, find_head(checkpoint.architecture, "feature-extraction"))
+    _check_trunk(checkpoint, missing)
+    encoder: Encoder = install(model)
+    return encoder
+
+
+def check_encoder(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose layers aren't those of our encoder.
+
+    Raises:
+        UnsupportedModelError: they aren't.
+    """
+    model_type = checkpoint.architecture.model_type
+    if model_type not in ENCODER_TYPES:
+        raise UnsupportedModelError(model_type, ENCODER_TYPES, "what is asked for is built on our own encoder")
+
+
+def check_quantization(checkpoint: Checkpoint, quantization: str) -> None:
+    """Refuse a quantization that a checkpoint doesn't have.
+
+    Raises:
+        NotQuantizedError: it has none, or another.
+        UnsupportedModelError: its layers aren't those of our encoder.
+    """
+    found = checkpoint.scheme.method if checkpoint.scheme else ""
+    if found != quantization:
+        raise NotQuantizedError(checkpoint.path, quantization, found)
+    check_encoder(checkpoint)
+
+
+def _check_trunk(checkpoint: Checkpoint, missing: Iterable[str]) -> None:
+    trunk = [name for name in missing if _is_layer(checkpoint.architecture, name) or "embeddings." in name]
+    if trunk:
+        raise CheckpointCorruptError(checkpoint.path, f"its weights lack {trunk[0]}, which is not of a head")
 
 
 def _missing_parts(architecture: Architecture, task: str, model: nn.Module, missing: Iterable[str]) -> list[str]:
@@ -184,7 +245,8 @@ def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str
             model, info = model_class.from_pretrained(checkpoint.path, config=config, **settings, **options)
     except Exception as error:
         raise CheckpointCorruptError(checkpoint.path, f"it makes no {class_name} ({first_line(error)})") from error
-    beyond = [key for key in info["unexpected_keys"] if _is_layer(checkpoint.architecture, key)]
+    weights = [key for key in info["unexpected_keys"] if not (placement.is_range(key) or ranges.is_range(key))]
+    beyond = [key for key in weights if _is_layer(checkpoint.architecture, key)]
     if beyond:
         raise CheckpointCorruptError(checkpoint.path, f"its config has no place for {sorted(beyond)[0]}")
     if info.get("mismatched_keys"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.backends import packing, torchscript
+from neuronbert.backends import integer_kernels, packing, torchscript
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.backends.batching import DynamicBatch
@@ -140,6 +140,7 @@ def runtime() -> Runtime:
 
 def _freeze(module: Any, methods: list[str], rows: int, path: Path) -> Any:
     try:
+        integer_kernels.install(module, methods)
         packing.round_weights(module, methods)
         frozen = torch.jit.freeze(module, preserved_attrs=[method for method in methods if method != "forward"])
         if packing.supported():

@@ -21,7 +21,7 @@ from neuronbert.errors import KernelBuildError, first_line
 from neuronbert.places import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 logger = logging.getLogger("neuronbert")
 

@@ -41,7 +41,9 @@ class IntegerArithmetic:
     def embed(self, site: Any, given: Mapping[str, Tensor | None]) -> Integers:
         """See Arithmetic."""
         if given["input_ids"] is None:
-            raise UnsupportedFeatureError("inputs_embeds", "given", "an integer encoder looks tokens up in its own table")
+            raise UnsupportedFeatureError(
+                "inputs_embeds", "given", "an integer encoder looks tokens up in its own table"
+            )
         values = site(given["input_ids"], given["token_type_ids"], given["position_ids"])
         return Integers(values, site.scale)
 

@@ -1,24 +1,24 @@
 """Ranges from data, without training: the float encoder runs, and what I-BERT would round is looked at.
 
-Owns: the arithmetic that looks, and calibrate. Knows nothing of files or texts.
+Owns: the arithmetic that looks, and what it makes of it. Knows nothing of files or texts, nor of how a range is chosen.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 
 from neuronbert.encoder.arithmetic import FloatArithmetic
 from neuronbert.errors import IntegerRangeError
 from neuronbert.integers.nonlinear import SUM_BITS
-from neuronbert.integers.ranges import NORMS, RangeAverage, Ranges
+from neuronbert.integers.ranges import NORMS, Ranges
 from neuronbert.integers.scales import limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -26,18 +26,28 @@ _FREE_BITS: Final = 1
 """Rows of a call may deviate by twice as much as those of the calibration before a square sum exceeds 32 bits."""
 
 
+class Watcher(Protocol):
+    """Whatever is told the values at one place."""
+
+    def add(self, values: Tensor) -> None:
+        """Take values in."""
+
+
 class Observing(FloatArithmetic):
     """Torch's operators, with a look at what I-BERT would round.
 
     Args:
         base: The encoder's module, whose sites are told apart by their names.
-        seen: Where the averages are kept, by name.
+        watcher: Makes what is told the values of one place.
     """
 
-    def __init__(self, base: Any, seen: Mapping[str, RangeAverage]) -> None:
+    def __init__(self, base: Any, watcher: Callable[[], Watcher]) -> None:
         self._names = {id(module): name for name, module in base.named_modules()}
-        self._seen = seen
-        self.deviations: dict[str, float] = {}
+        self._layers = len(base.encoder.layer)
+        self.seen: defaultdict[str, Watcher] = defaultdict(watcher)
+        self.mask: Tensor | None = None
+        """Which tokens count, bool, (batch, sequence); None for all of them."""
+        self._deviations: dict[str, float] = {}
 
     def embed(self, site: Any, given: Mapping[str, Tensor | None]) -> Tensor:
         """See Arithmetic."""
@@ -78,52 +88,30 @@ class Observing(FloatArithmetic):
         return self._look(after, super().add_norm(site, hidden, residual))
 
     def _look(self, name: str, values: Tensor) -> Tensor:
-        if not bool(torch.isfinite(values).all()):
+        told = values.transpose(1, 2) if values.dim() == 4 else values
+        told = told if self.mask is None else told[self.mask]
+        if not bool(torch.isfinite(told).all()):
             raise IntegerRangeError(name, "an activation is infinite or not a number")
-        self._seen[name].add(values)
+        self.seen[name].add(told)
         return values
 
     def _deviation(self, name: str, values: Tensor) -> None:
         centred = values - values.mean(-1, keepdim=True)
         largest = float(centred.square().sum(-1).max().sqrt())
-        self.deviations[name] = max(self.deviations.get(name, 0.0), largest)
+        self._deviations[name] = max(self._deviations.get(name, 0.0), largest)
 
-
-class Calibration:
-    """A calibration that is under way.
-
-    Args:
-        model: A model with our encoder under its head, or the encoder alone, in eval mode.
-        base: The encoder.
-    """
-
-    def __init__(self, model: Any, base: Any) -> None:
-        self._model, self._base = model, base
-        self._seen: defaultdict[str, RangeAverage] = defaultdict(RangeAverage)
-        self._observing = Observing(base, self._seen)
-
-    def add(self, batch: Mapping[str, Tensor]) -> None:
-        """Run a batch, by input name.
-
-        Raises:
-            IntegerRangeError: an activation isn't finite.
-        """
-        before, self._base.arithmetic = self._base.arithmetic, self._observing
-        try:
-            with torch.no_grad():
-                self._model(**batch)
-        finally:
-            self._base.arithmetic = before
-
-    def ranges(self) -> Ranges:
+    def ranges(self, choose: Callable[[str, Any], float]) -> Ranges:
         """What was found.
 
+        Args:
+            choose: The extent of a range, from its name and what was told its values.
+
         Raises:
-            UncalibratedError: there was no batch.
+            UncalibratedError: nothing ran.
         """
-        found = Ranges({name: average.extent for name, average in self._seen.items()})
-        found.check(len(self._base.encoder.layer))
-        for name, deviation in self._observing.deviations.items():
+        found = Ranges({name: choose(name, watcher) for name, watcher in self.seen.items()})
+        found.check(self._layers)
+        for name, deviation in self._deviations.items():
             found.shifts[name] = _shift(deviation, found.scale(_before(name), 16 if name.startswith("emb") else 22))
         return found
 

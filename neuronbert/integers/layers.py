@@ -120,7 +120,9 @@ class IntegerAttention(nn.Module):
         self.attention_head_size = site.attention_head_size
         parts = ("query", "key", "value")
         self.products = Products([getattr(site, part) for part in parts], scale, place)
-        self.query, self.key, self.value = (ranges.scale(f"{place}.attention.self.{part}_activation", 8) for part in parts)
+        self.query, self.key, self.value = (
+            ranges.scale(f"{place}.attention.self.{part}_activation", 8) for part in parts
+        )
         width = self.products.weight.shape[0] // 3
         targets = torch.tensor([self.query, self.key, self.value], dtype=torch.float64).repeat_interleave(width)
         self.register_buffer("by", dyadic(self.products.scales / targets, self.products.bits))
@@ -175,7 +177,9 @@ class IntegerIntermediate(nn.Module):
             constants, scales, bits = gelu_constants(self.dense.scales, self.dense.most)
             by = dyadic(scales / self.scale, bits)
         except OverflowError as error:
-            raise IntegerRangeError(f"{place}.intermediate", "its weights are too small for a GELU of 64 bits") from error
+            raise IntegerRangeError(
+                f"{place}.intermediate", "its weights are too small for a GELU of 64 bits"
+            ) from error
         self.register_buffer("constants", constants)
         self.register_buffer("by", by)
 
@@ -216,12 +220,11 @@ class IntegerOutput(nn.Module):
         norm, dense = self.norm, self.dense
         if norm.real:
             products = steps.products(hidden, dense.weight, dense.bias)
-            result: Tensor = norm(steps.add(products, self.by, residual, self.by_residual, _NORM_BITS))
-            return result
-        result = steps.add_norm(
+            total = steps.add(products, self.by, residual, self.by_residual, _NORM_BITS)
+            return norm(total)  # type: ignore[no-any-return]
+        return steps.add_norm(  # type: ignore[no-any-return]
             hidden, dense.weight, dense.bias, self.by, residual, self.by_residual, norm.bias, norm.shift, norm.by
         )
-        return result
 
 
 class Norm(nn.Module):
@@ -253,7 +256,9 @@ class Norm(nn.Module):
         """int8, of int32."""
         if self.real:
             real = total * self.scales[0]
-            return narrow(nn.functional.layer_norm(real, real.shape[-1:], self.weight, self.bias, self.eps), self.scales[1])
+            return narrow(
+                nn.functional.layer_norm(real, real.shape[-1:], self.weight, self.bias, self.eps), self.scales[1]
+            )
         result: Tensor = steps.norm(total, self.bias, self.shift, self.by)
         return result
 

@@ -43,7 +43,11 @@ MOMENTUM: Final = 0.95
 _UNSET: Final = 1.1e-5
 """A fresh range of transformers is from -1e-5 to 1e-5."""
 _LARGEST: Final = 1e6
-_BUFFERS: Final = ("x_min", "x_max", "shift")
+_BUFFERS: Final = (
+    *("x_min", "x_max", "act_scaling_factor", "shift"),
+    *("weight_integer", "weight_scaling_factor", "fc_scaling_factor", "bias_integer"),
+)
+"""How names end that only a calibrated checkpoint has. All but the ranges and shifts are made anew from the weights."""
 
 
 def names(layers: int) -> list[str]:
@@ -95,7 +99,7 @@ class Ranges:
         needed = names(layers)
         missing = [name for name in needed if name not in self.extents]
         if missing:
-            raise UncalibratedError(missing, len(needed))
+            raise UncalibratedError(missing[0])
 
     def scale(self, name: str, bits: int) -> float:
         """The scale of a width over a range."""
@@ -137,7 +141,7 @@ class RangeAverage:
 
 
 def is_range(name: str) -> bool:
-    """Whether a tensor of a checkpoint is of a calibration, by its name."""
+    """Whether a tensor of a checkpoint is no weight but of an I-BERT's calibration, by its name."""
     return name.rpartition(".")[2] in _BUFFERS
 
 

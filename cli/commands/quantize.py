@@ -1,0 +1,67 @@
+"""neuronbert quantize."""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neuronbert.errors import MissingOptionError
+
+from .. import _output
+from .._options import Json, Revision, Token
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder or a Hub id.", metavar="MODEL")],
+    output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts like those to come: .jsonl, .csv or .txt, - for stdin, or the word sample for passages of "
+            "Python's own documentation.",
+            metavar="FILE",
+        ),
+    ] = None,
+    quantization: Annotated[
+        str, typer.Option(help="qdq: 8 bits with float in between. ibert: integers alone, as in I-BERT.")
+    ] = "qdq",
+    method: Annotated[str, typer.Option(help="How ranges are chosen: max, percentile, mse or entropy.")] = "percentile",
+    percentile: Annotated[
+        float | None, typer.Option(help="The share of values left unclipped, in percent.", show_default="99.99")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="The most rows that are looked at.")] = 512,
+    sequence_length: Annotated[int, typer.Option(help="Their tokens are cut to so many.")] = 128,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(help="A layer or module to leave in float, as layer.0 or layer.*.output.dense.", metavar="NAME"),
+    ] = None,
+    force_dequant: Annotated[
+        str, typer.Option(help="ibert: what stays in float: none, gelu, softmax, layernorm or nonlinear (all three).")
+    ] = "none",
+    revision: Revision = None,
+    token: Token = None,
+    json_: Json = False,
+) -> None:
+    """Calibrate a BERT or RoBERTa for 8 bits, and write the quantized checkpoint.
+
+    Example: neuronbert quantize my-bert/ my-bert-int8/ --data texts.jsonl
+    """
+    if data is None:
+        raise MissingOptionError("--data", "--data texts.jsonl, or --data sample")
+    with _output.progress() as progress:
+        from neuronbert import QuantizationPlan
+        from neuronbert import quantize as run
+
+        given: dict[str, Any] = {"method": method, "rows": rows, "sequence_length": sequence_length}
+        given |= {"quantization": quantization, "force_dequant": force_dequant}
+        given |= {} if percentile is None else {"percentile": percentile}
+        plan = QuantizationPlan(keep_float=tuple(keep_float or ()), **given)
+        done = run(model, output, data, plan, revision=revision, token=token, progress=progress)
+    if json_:
+        scheme = done.scheme.model_dump(mode="json")
+        _output.as_json({**asdict(done), "path": str(done.path), "scheme": scheme})
+    else:
+        _output.data(f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} rows")
+    _output.note(f"Next: neuronbert export --model {shlex.quote(str(done.path))} OUTPUT")

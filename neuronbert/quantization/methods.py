@@ -1,0 +1,42 @@
+"""The table of quantizations: how each makes the model that is simulated.
+
+Owns: METHODS. Knows nothing of targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from neuronbert.encoder.model import install
+from neuronbert.errors import NotQuantizedError
+from neuronbert.quantization import ibert, placement
+from neuronbert.quantization.qdq import QdqArithmetic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from neuronbert.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One quantization.
+
+    Attributes:
+        simulate: A model of transformers and its checkpoint, to the model in quantized arithmetic on fp32 tensors.
+    """
+
+    simulate: Callable[[Any, Checkpoint], Any]
+
+
+def _qdq(model: Any, checkpoint: Checkpoint) -> Any:
+    if checkpoint.scheme is None:
+        raise NotQuantizedError(checkpoint.path, "qdq", "")
+    model = install(model, QdqArithmetic())
+    placement.attach(model, checkpoint.scheme)
+    placement.set_ranges(model, placement.read_ranges(checkpoint.weight_files), checkpoint.path)
+    return model
+
+
+METHODS: Final[Mapping[str, Method]] = {"qdq": Method(_qdq), "ibert": Method(ibert.simulate)}

@@ -1,0 +1,249 @@
+"""A checkpoint to a quantized one: what is in it, what reads it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from neuronbert import QuantizationPlan, modeling, quantize
+from neuronbert.checkpoint import Checkpoint
+from neuronbert.errors import (
+    CalibrationError,
+    CheckpointCorruptError,
+    DataFileError,
+    InvalidOptionError,
+    NotQuantizedError,
+    OutputExistsError,
+    SchemeError,
+    UncalibratedError,
+    UnsupportedModelError,
+)
+from neuronbert.quantization import placement
+from neuronbert.quantization.calibration import calibrate
+from neuronbert.quantized import prepare, ranges_of
+from neuronbert.schemes import CALIBRATION_METHODS, SECTION
+
+TEXTS = [
+    "The harbour was quiet.",
+    "A committee of nine met on Tuesday.",
+    "Is there a train to Lisbon tonight?",
+    "Bread.",
+]
+IDS = torch.tensor([[101, 2023, 2003, 1037, 3231, 102]])
+MASK = torch.ones_like(IDS)
+
+
+@pytest.fixture(scope="module")
+def quantized(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantized") / "checkpoint"
+    quantize(str(tiny("text-classification")), folder, TEXTS)
+    return folder
+
+
+@pytest.fixture
+def altered(quantized, tmp_path):
+    """A copy whose config and ranges a function changes."""
+
+    def alter(config=lambda config: None, weights=lambda weights: None):
+        folder = shutil.copytree(quantized, tmp_path / "altered")
+        body, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+        config(body)
+        weights(tensors)
+        (folder / "config.json").write_text(json.dumps(body))
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return alter
+
+
+def head_of(folder, quantization="qdq", task="text-classification"):
+    return modeling.load(Checkpoint.open(folder), task, quantization=quantization).head
+
+
+def logits(folder, quantization="qdq"):
+    with torch.no_grad():
+        return head_of(folder, quantization)(IDS, MASK, torch.zeros_like(IDS))[0]
+
+
+def test_it_keeps_the_weights_and_adds_a_range_for_each_quantizer(quantized, tiny):
+    before = load_file(tiny("text-classification") / "model.safetensors")
+    after = load_file(quantized / "model.safetensors")
+    assert {name for name in after if placement.is_range(name)} == after.keys() - before.keys()
+    assert len(after) == len(before) + 40
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert after["bert.encoder.layer.1.output.dense._weight_quantizer._amax"].shape == (32, 1)
+    assert after["bert.encoder.layer.1.attention.self.matmul_a_input_quantizer._amax"].shape == ()
+    assert (quantized / "model.safetensors").stat().st_mode == (quantized / "config.json").stat().st_mode
+
+
+def test_it_answers_nearly_as_in_float_and_not_exactly(quantized, tiny):
+    exact, float_ = logits(quantized, "none"), logits(tiny("text-classification"), "none")
+    rounded = logits(quantized)
+    assert torch.equal(exact, float_)
+    assert not torch.equal(rounded, exact)
+    assert float((rounded - exact).abs().max()) < 0.1 * float(exact.abs().max())
+
+
+def test_transformers_reads_it_in_float(quantized, tiny):
+    import transformers
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(quantized).eval()
+    assert torch.allclose(model(IDS, MASK).logits, logits(tiny("text-classification"), "none"), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", CALIBRATION_METHODS)
+def test_every_method_gives_the_same_ranges_twice(tiny, tmp_path, method):
+    plan = QuantizationPlan(method, keep_float=("layer.1", "layer.0.attention"))
+    for name in "ab":
+        quantize(str(tiny("text-classification")), tmp_path / name, TEXTS, plan)
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_padding_plays_no_part(tiny):
+    def ranges(batches):
+        encoder = modeling.load_encoder(Checkpoint.open(tiny("text-classification")))
+        prepare(encoder, QuantizationPlan("max"))
+        calibrate(encoder, batches, "max")
+        return ranges_of(encoder)
+
+    ids = torch.tensor([[101, 2023, 2003, 102, 0, 0], [101, 1037, 3231, 2003, 1037, 102]])
+    mask = (ids != 0).long()
+    together = ranges([{"input_ids": ids, "attention_mask": mask}])
+    rows = [
+        {"input_ids": ids[:1, :4], "attention_mask": mask[:1, :4]},
+        {"input_ids": ids[1:], "attention_mask": mask[1:]},
+    ]
+    for name, amax in ranges(rows).items():
+        assert torch.allclose(amax, together[name], rtol=1e-4), name
+
+
+def test_what_is_kept_in_float_has_no_range_and_rounds_nothing(tiny, tmp_path):
+    plan = QuantizationPlan(keep_float=("layer.0", "layer.1"))
+    done = quantize(str(tiny("text-classification")), tmp_path / "out", TEXTS, plan)
+    assert done.quantizers == 0
+    assert torch.allclose(logits(tmp_path / "out"), logits(tmp_path / "out", "none"), atol=1e-6)
+
+
+def test_a_quantized_checkpoint_can_be_quantized_again(quantized, tmp_path):
+    quantize(str(quantized), tmp_path / "again", TEXTS)
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (quantized / "model.safetensors").read_bytes()
+
+
+def test_a_sentence_model_keeps_its_pooling(minilm, tmp_path):
+    quantize(str(minilm), tmp_path / "out", "sample", QuantizationPlan("max", rows=8))
+    assert (tmp_path / "out/1_Pooling/config.json").read_bytes() == (minilm / "1_Pooling/config.json").read_bytes()
+    head = modeling.load(Checkpoint.open(tmp_path / "out"), "sentence-embedding", quantization="qdq").head
+    exact = modeling.load(Checkpoint.open(minilm), "sentence-embedding").head
+    with torch.no_grad():
+        ours, theirs = (model(IDS, MASK, torch.zeros_like(IDS))[1] for model in (head, exact))
+    assert 0.7 < float(torch.cosine_similarity(ours, theirs)) < 1  # eight bits are few for this model
+
+
+def test_an_old_qdqbert_checkpoint_is_one_of_ours(quantized, altered):
+    def old(config):
+        config["model_type"] = "qdqbert"
+        config["architectures"] = ["QDQBertForSequenceClassification"]
+        del config[SECTION]
+
+    folder = altered(old)
+    checkpoint = Checkpoint.open(folder)
+    assert checkpoint.class_names == ("BertForSequenceClassification",)
+    assert torch.equal(logits(folder), logits(quantized))
+
+
+def test_a_range_that_was_never_set_is_refused(altered):
+    name = "bert.encoder.layer.1.attention.self.matmul_v_input_quantizer._amax"
+    folder = altered(weights=lambda weights: weights.pop(name))
+    with pytest.raises(UncalibratedError, match=r"layer\.1\.attention\.self\.matmul_v_input_quantizer"):
+        head_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda config: config.update({SECTION: {"method": "awq"}}), SchemeError),
+        (lambda config: config.update({SECTION: [1]}), SchemeError),
+        (lambda config: config[SECTION].update(version=2), SchemeError),
+        (lambda config: config[SECTION].update(unknown=1), SchemeError),
+        (lambda config: config[SECTION]["inputs"].update(num_bits=1), SchemeError),
+        (lambda config: config[SECTION]["inputs"].update(axis=0), SchemeError),
+        (lambda config: config[SECTION].update(kept_float=["layer.0; rm -rf"]), SchemeError),
+        (
+            lambda config: config[SECTION].update(kept_float=["layer.7.output.dense._input_quantizer"]),
+            InvalidOptionError,
+        ),
+        (lambda config: config.pop(SECTION), NotQuantizedError),
+    ],
+)
+def test_a_config_that_no_one_wrote_is_refused(altered, change, error):
+    with pytest.raises(error):
+        head_of(altered(change))
+
+
+def test_ranges_of_a_model_that_has_none_are_refused(altered):
+    name = "bert.encoder.layer.5.output.dense._input_quantizer._amax"
+    folder = altered(weights=lambda weights: weights.update({name: torch.tensor(1.0)}))
+    with pytest.raises(CheckpointCorruptError, match="belongs to no quantizer"):
+        head_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "said"),
+    [
+        ([], CalibrationError, "no rows"),
+        (["Same."] * 3, CalibrationError, "the same row 3 times"),
+        ([{"label": 1}], DataFileError, "text"),
+        (["fine", " "], DataFileError, "empty"),
+        ([{"text": 7}], DataFileError, "no text"),
+    ],
+)
+def test_data_that_gives_no_ranges_is_refused_and_nothing_is_left(tiny, tmp_path, data, error, said):
+    with pytest.raises(error, match=said):
+        quantize(str(tiny("text-classification")), tmp_path / "out", data)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "not a number"), (0.0, "nothing but zeros")])
+def test_a_model_whose_activations_have_no_range_is_refused(tiny, tmp_path, value, said):
+    folder = shutil.copytree(tiny("text-classification"), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    for kind in ("weight", "bias"):
+        weights[f"bert.encoder.layer.1.attention.self.value.{kind}"].fill_(value)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CalibrationError, match=said):
+        quantize(str(folder), tmp_path / "out", TEXTS)
+
+
+def test_other_options_that_cannot_be_met_are_refused(tiny, tmp_path):
+    model = str(tiny("text-classification"))
+    with pytest.raises(InvalidOptionError, match=r"layer\.9"):
+        quantize(model, tmp_path / "out", TEXTS, QuantizationPlan(keep_float=("layer.9",)))
+    for given in ({"method": "best"}, {"percentile": 0.0}, {"rows": 0}, {"sequence_length": 0}):
+        with pytest.raises(InvalidOptionError):
+            QuantizationPlan(**given)
+    with pytest.raises(UnsupportedModelError, match="electra"):
+        quantize(str(tiny("replaced-token-detection")), tmp_path / "out", TEXTS)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with pytest.raises(OutputExistsError):
+        quantize(model, tmp_path / "full", TEXTS)
+
+
+def test_the_command_tells_what_it_made(tiny, tmp_path):
+    from neuronbert_cli.app import app
+
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    arguments = [str(tiny("text-classification")), str(tmp_path / "out"), "--data", str(tmp_path / "texts.txt")]
+    done = CliRunner().invoke(app, ["quantize", *arguments, "--method", "mse", "--keep_float", "layer.0", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["rows"], told["quantizers"]) == (4, 20)
+    assert told["scheme"]["calibration"] == {"method": "mse", "percentile": None, "rows": 4}
+    done = CliRunner().invoke(app, ["quantize", arguments[0], str(tmp_path / "other")])
+    assert done.exit_code == 2
+    assert "--data" in done.stderr
