@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     )
     from neuronbert.heads import NeuronBertLMHeadModel as NeuronBertLMHeadModel
     from neuronbert.heads import NeuronBertModel as NeuronBertModel
+    from neuronbert.heads import NeuronIBertForMaskedLM as NeuronIBertForMaskedLM
+    from neuronbert.heads import NeuronIBertForMultipleChoice as NeuronIBertForMultipleChoice
+    from neuronbert.heads import NeuronIBertForQuestionAnswering as NeuronIBertForQuestionAnswering
+    from neuronbert.heads import NeuronIBertForSequenceClassification as NeuronIBertForSequenceClassification
+    from neuronbert.heads import NeuronIBertForTokenClassification as NeuronIBertForTokenClassification
+    from neuronbert.heads import NeuronIBertModel as NeuronIBertModel
     from neuronbert.heads import NeuronMegatronBertForCausalLM as NeuronMegatronBertForCausalLM
     from neuronbert.heads import NeuronMegatronBertForMaskedLM as NeuronMegatronBertForMaskedLM
     from neuronbert.heads import NeuronMegatronBertForMultipleChoice as NeuronMegatronBertForMultipleChoice
@@ -106,6 +112,12 @@ _HOMES = {
         "NeuronBertForTokenClassification",
         "NeuronBertLMHeadModel",
         "NeuronBertModel",
+        "NeuronIBertForMaskedLM",
+        "NeuronIBertForMultipleChoice",
+        "NeuronIBertForQuestionAnswering",
+        "NeuronIBertForSequenceClassification",
+        "NeuronIBertForTokenClassification",
+        "NeuronIBertModel",
         "NeuronMegatronBertForCausalLM",
         "NeuronMegatronBertForMaskedLM",
         "NeuronMegatronBertForMultipleChoice",

@@ -80,6 +80,7 @@ class Architecture:
         only: The settings that aren't free.
         lengths: Whether the model is to be told that rows are full: else it reads that off the ids, on the host.
         refused: Classes of transformers that are no heads here, and why.
+        twin: The model type into whose classes its weights are loaded, where its own simulate a quantization.
     """
 
     model_type: str
@@ -97,6 +98,7 @@ class Architecture:
     only: tuple[Only, ...] = (_ABSOLUTE, _CHUNKS)
     lengths: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+    twin: str = ""
 
 
 _CLASSES: Final = {
@@ -185,6 +187,16 @@ ROWS: Final[tuple[Architecture, ...]] = (
     _roberta("roberta", "Roberta"),
     _roberta("xlm-roberta", "XLMRoberta"),
     _roberta("camembert", "Camembert"),
+    Architecture(
+        "ibert",
+        _SEGMENTED,
+        _heads("IBert", *_SIX),
+        position_offset="pad",
+        pad_token_id=1,
+        least={"token_type_ids": 2},
+        only=(_ABSOLUTE, _CHUNKS, Only("hidden_act", ("gelu",), "I-BERT's polynomial is GELU's alone")),
+        twin="roberta",
+    ),
     Architecture(
         "distilbert",
         _MASKED,

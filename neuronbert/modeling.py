@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from neuronbert import sentences
 from neuronbert.adapters import CallMask, tell_lengths
-from neuronbert.architectures import find_form, find_head, find_task
+from neuronbert.architectures import find_architecture, find_form, find_head, find_task
 from neuronbert.encoder.model import ENCODER_TYPES, Encoder, install
 from neuronbert.errors import (
     CheckpointCorruptError,
@@ -184,7 +184,7 @@ def check_encoder(checkpoint: Checkpoint) -> None:
         UnsupportedModelError: they aren't.
     """
     model_type = checkpoint.architecture.model_type
-    if model_type not in ENCODER_TYPES:
+    if (checkpoint.architecture.twin or model_type) not in ENCODER_TYPES:
         raise UnsupportedModelError(model_type, ENCODER_TYPES, "what is asked for is built on our own encoder")
 
 
@@ -230,8 +230,13 @@ def _adapted(checkpoint: Checkpoint, task: str, model: nn.Module, outputs: Seque
 
 
 def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str, ...]]:
+    settings: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+    twin, model_type = checkpoint.architecture.twin, checkpoint.architecture.model_type
+    if twin:
+        task = next(task for task, name in checkpoint.architecture.heads.items() if name == class_name)
+        class_name = find_head(find_architecture(twin), task)
+        settings["key_mapping"] = {rf"^{model_type}\.": f"{twin}."}
     model_class = getattr(transformers, class_name)
-    settings = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     options = {
         "attn_implementation": checkpoint.architecture.attention,
         "output_loading_info": True,

@@ -53,6 +53,7 @@ logger = logging.getLogger("neuronbert")
 
 Quantization = Literal["qdq", "ibert"]
 QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)
+_METHODS: Final[Mapping[Quantization, CalibrationMethod]] = {"qdq": "percentile", "ibert": "mse"}
 SAMPLE: Final = "sample"
 """In place of a file: passages of the documentation that comes with Python."""
 _BATCH: Final = 8
@@ -84,7 +85,8 @@ class QuantizationPlan:
     """How a checkpoint is quantized.
 
     Attributes:
-        method: How the ranges of inputs are chosen: "max", "percentile", "mse" or "entropy".
+        method: How the ranges of inputs are chosen: "max", "percentile", "mse" or "entropy"; by default what suits the
+            quantization, percentile for qdq and mse for ibert.
         percentile: The share of values, in percent, that the method of that name leaves unclipped.
         rows: The most rows of text that are looked at.
         sequence_length: Their tokens are cut to so many.
@@ -98,7 +100,7 @@ class QuantizationPlan:
         InvalidOptionError: an option has a value that it can't take.
     """
 
-    method: CalibrationMethod = "percentile"
+    method: CalibrationMethod | None = None
     percentile: float = 99.99
     rows: int = 512
     sequence_length: int = 128
@@ -107,6 +109,11 @@ class QuantizationPlan:
     weights: Descriptor = PER_CHANNEL
     quantization: Quantization = "qdq"
     force_dequant: ForceDequant = "none"
+
+    @property
+    def chosen(self) -> CalibrationMethod:
+        """The method, or the quantization's own."""
+        return self.method or _METHODS[self.quantization]
 
     def __post_init__(self) -> None:
         if self.quantization not in QUANTIZATIONS:
@@ -119,7 +126,7 @@ class QuantizationPlan:
             raise InvalidOptionError(
                 "force_dequant", self.force_dequant, "left out: only ibert computes them on integers"
             )
-        if self.method not in CALIBRATION_METHODS:
+        if self.method is not None and self.method not in CALIBRATION_METHODS:
             raise InvalidOptionError("method", self.method, "one of " + ", ".join(map(repr, CALIBRATION_METHODS)))
         if not 0 < self.percentile <= 100:
             raise InvalidOptionError("percentile", self.percentile, "more than 0 and at most 100")
@@ -170,8 +177,8 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         progress("loading the weights")
         encoder = modeling.load_encoder(checkpoint)
         calibrated = _CALIBRATED[plan.quantization](encoder, batches, plan, partial(_tell, progress))
-        percentile = plan.percentile if plan.method == "percentile" else None
-        calibration = Calibration(method=plan.method, percentile=percentile, rows=calibrated.rows)
+        percentile = plan.percentile if plan.chosen == "percentile" else None
+        calibration = Calibration(method=plan.chosen, percentile=percentile, rows=calibrated.rows)
         scheme = calibrated.scheme.model_copy(update={"calibration": calibration})
         progress("writing the checkpoint")
         _write(checkpoint, scheme, calibrated, folder)
@@ -199,7 +206,7 @@ class _Calibrated:
 
 def _qdq(encoder: Any, batches: Iterable[Batch], plan: QuantizationPlan, tell: Callable[[int], None]) -> _Calibrated:
     scheme = prepare(encoder, plan)
-    seen = calibrate(encoder, batches, plan.method, percentile=plan.percentile, progress=tell)
+    seen = calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
     ranges = ranges_of(encoder)
     return _Calibrated(scheme, seen.rows, len(ranges), {f"encoder.{name}._amax": amax for name, amax in ranges.items()})
 
@@ -210,7 +217,7 @@ def _ibert(encoder: Any, batches: Iterable[Batch], plan: QuantizationPlan, tell:
             raise InvalidOptionError(
                 name, value, "left out: I-BERT's integers go through every layer, at widths of its own"
             )
-    ranges, rows = ibert.calibrate(encoder, batches, plan.method, percentile=plan.percentile, progress=tell)
+    ranges, rows = ibert.calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
     ibert.check(encoder, ranges)
     settings = {} if plan.force_dequant == "none" else {"force_dequant": plan.force_dequant}
     return _Calibrated(Scheme(method="ibert"), rows, len(ranges.extents), ranges.state(), settings)

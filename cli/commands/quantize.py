@@ -27,7 +27,12 @@ def quantize(
     quantization: Annotated[
         str, typer.Option(help="qdq: 8 bits with float in between. ibert: integers alone, as in I-BERT.")
     ] = "qdq",
-    method: Annotated[str, typer.Option(help="How ranges are chosen: max, percentile, mse or entropy.")] = "percentile",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="How ranges are chosen: max, percentile, mse or entropy.", show_default="qdq: percentile, ibert: mse"
+        ),
+    ] = None,
     percentile: Annotated[
         float | None, typer.Option(help="The share of values left unclipped, in percent.", show_default="99.99")
     ] = None,

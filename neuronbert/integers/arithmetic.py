@@ -27,12 +27,11 @@ class Integers:
 
     Attributes:
         values: int8, uint8 or int32.
-        scale: What one of them stands for. None for the argument of a linear layer, whose products stay inside the
-            step that follows.
+        scale: What one of them stands for.
     """
 
     values: Tensor
-    scale: float | None
+    scale: float
 
 
 class IntegerArithmetic:
@@ -68,8 +67,8 @@ class IntegerArithmetic:
         return Integers(steps.context(probabilities.values, value.values, site.by_context), site.scale)
 
     def linear(self, site: Any, hidden: Integers) -> Integers:  # noqa: ARG002  the port's
-        """See Arithmetic. What follows has the weights: no sum of products leaves a step."""
-        return replace(hidden, scale=None)
+        """See Arithmetic. It is what is given: the step that follows multiplies, too, so that no sum leaves it."""
+        return hidden
 
     def activate(self, site: Any, hidden: Integers) -> Integers:
         """See Arithmetic."""

@@ -29,7 +29,7 @@ _FREE_BITS: Final = 1
 class Watcher(Protocol):
     """Whatever is told the values at one place."""
 
-    def add(self, values: Tensor) -> None:
+    def add(self, values: Tensor) -> object:
         """Take values in."""
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from neuronbert.errors import IntegerRangeError, UnsupportedFeatureError
 from neuronbert.integers import steps
 from neuronbert.integers.nonlinear import gelu_constants, norm_constants, softmax_constants
-from neuronbert.integers.ranges import SOFTMAX
 from neuronbert.integers.scales import dyadic, quantize, scale_of
 
 if TYPE_CHECKING:
@@ -70,9 +69,15 @@ class IntegerEmbeddings(nn.Module):
         dequantized: What is computed in floating point all the same.
     """
 
+    word: Tensor
+    token_type: Tensor
+    position: Tensor
+
     def __init__(self, site: Any, ranges: Ranges, dequantized: ForceDequant) -> None:
         super().__init__()
-        self.padding = getattr(site, "padding_idx", None)  # RoBERTa counts positions from there, and leaves padding out
+        self.padding: int | None = getattr(
+            site, "padding_idx", None
+        )  # RoBERTa counts positions from there, and leaves padding out
         sum_scale = ranges.scale("embeddings.embeddings_act1", 16)
         for name in ("word", "token_type", "position"):
             table = getattr(site, f"{name}_embeddings").weight.detach()
@@ -130,12 +135,9 @@ class IntegerAttention(nn.Module):
         self.scores = self.query * self.key / float(self.attention_head_size) ** 0.5
         # Of at most 2 ** 13 tokens: 8 bits of probability, 7 of value.
         self.register_buffer("by_context", dyadic(torch.tensor([PROBABILITY * self.value / self.scale]), 28))
-        extent = ranges.extents.get(f"{place}.{SOFTMAX}", 1.0)
-        if not 0.5 <= extent <= 2:
-            raise IntegerRangeError(f"{place}.{SOFTMAX}", f"exponentials are at most 1, and its range goes to {extent}")
         self.real = dequantized in ("softmax", "nonlinear")
         try:
-            self.constants = softmax_constants(self.scores, scale_of(extent, 16))
+            self.constants = softmax_constants(self.scores, scale_of(1.0, 16))
         except OverflowError as error:
             problem = f"one step of its scores is {self.scores:.3g}, and it must be at most 1"
             raise IntegerRangeError(f"{place}.attention.self", problem) from error
@@ -237,6 +239,7 @@ class Norm(nn.Module):
         dequantized: What is computed in floating point all the same.
     """
 
+    weight: Tensor
     bias: Tensor
 
     def __init__(self, site: Any, scales: tuple[float, float], shift: int, dequantized: ForceDequant) -> None:

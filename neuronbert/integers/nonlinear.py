@@ -192,7 +192,7 @@ def sqrt(number: Tensor) -> Tensor:
         int64; of 0 it is 1, so that it can be divided by.
     """
     wide = number.to(torch.int64).clamp(min=1)
-    powers = torch.ones_like(wide).unsqueeze(-1) << torch.arange(62, device=wide.device)
+    powers = torch.ones_like(wide).unsqueeze(-1) << torch.arange(62)
     bits = (wide.unsqueeze(-1) >= powers).sum(-1)
     root = torch.ones_like(wide) << ((bits + 1) >> 1)
     root = _newton(wide, _newton(wide, _newton(wide, root)))

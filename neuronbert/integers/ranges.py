@@ -32,7 +32,8 @@ LAYER: Final = (
     "output.output_activation",
 )
 """Of each layer. That of the exponentials isn't among them: they are at most 1, whatever the data."""
-SOFTMAX: Final = "attention.self.softmax.act"
+_UNREAD: Final = (".softmax.act", ".LayerNorm.activation")
+"""Ranges that transformers holds beside these: of exponentials, in units of its own, and of nothing."""
 TWICE: Final = {
     "pre_intermediate_act": "attention.output.output_activation",
     "pre_output_act": "intermediate.output_activation",
@@ -83,6 +84,8 @@ class Ranges:
             own = name.removeprefix(prefix)
             if own.endswith(".x_max"):
                 place = own.removesuffix(".x_max")
+                if place.endswith(_UNREAD):
+                    continue
                 extent = _extent(place, weights.get(name[: -len("max")] + "min"), weights[name])
                 if extent >= _UNSET:
                     found.extents[place] = extent
@@ -155,10 +158,10 @@ def _twins(name: str) -> list[str]:
 def _extent(name: str, low: Tensor | None, high: Tensor) -> float:
     if low is None or low.numel() != 1 or high.numel() != 1:
         raise IntegerRangeError(name, "its range hasn't two ends")
-    extent = max(abs(float(low)), abs(float(high)))
-    if not extent <= _LARGEST:  # neither is not a number
-        raise IntegerRangeError(name, f"its range goes to {extent}")
-    return extent
+    ends = float(low), float(high)
+    if not all(abs(end) <= _LARGEST for end in ends):  # which nothing that is not a number is
+        raise IntegerRangeError(name, f"its range is from {ends[0]} to {ends[1]}")
+    return max(map(abs, ends))
 
 
 def _shift(name: str, held: Tensor) -> int:
