@@ -15,6 +15,7 @@ from .commands.convert_megatron import convert_megatron
 from .commands.doctor import doctor
 from .commands.export import export
 from .commands.inspect import inspect
+from .commands.kernels import kernels
 from .commands.predict import predict
 from .commands.push import push_to_hub
 from .commands.quantize import quantize
@@ -31,7 +32,19 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
-for command in (check, export, validate, bench, predict, inspect, push_to_hub, convert_megatron, doctor, quantize):
+for command in (
+    check,
+    export,
+    validate,
+    bench,
+    predict,
+    inspect,
+    push_to_hub,
+    convert_megatron,
+    doctor,
+    quantize,
+    kernels,
+):
     app.command()(reported()(command))
 caching = typer.Typer(help="See, clear and check the programs that are kept to be copied.", no_args_is_help=True)
 for part in (cache.ls, cache.rm, cache.verify):

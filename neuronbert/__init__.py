@@ -13,6 +13,7 @@ from neuronbert._version import __version__
 if TYPE_CHECKING:
     from neuronbert.artifact import Artifact as Artifact
     from neuronbert.backends.base import Placement as Placement
+    from neuronbert.backends.integer_kernels import build_kernels as build_kernels
     from neuronbert.benchmark.report import BenchReport as BenchReport
     from neuronbert.benchmark.report import BenchSpec as BenchSpec
     from neuronbert.benchmark.turns import bench as bench
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "artifact": ("Artifact",),
     "backends.base": ("Placement",),
+    "backends.integer_kernels": ("build_kernels",),
     "buckets": ("Buckets", "choose_buckets"),
     "benchmark.report": ("BenchReport", "BenchSpec"),
     "benchmark.turns": ("bench",),

@@ -33,7 +33,7 @@ _PREFIX: Final = "_ibert_"
 _TENSOR: Final = torch._C.TensorType.get()
 
 
-def build() -> Path:
+def build_kernels() -> Path:
     """Compile the kernels for this machine, if that wasn't done before, and load them.
 
     Raises:

@@ -56,7 +56,7 @@ def kernels(tmp_path_factory):
     """The compiled kernels, as whoever builds them has them."""
     patch = pytest.MonkeyPatch()
     patch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
-    integer_kernels.build()
+    integer_kernels.build_kernels()
     yield
     patch.undo()
 

@@ -16,7 +16,7 @@ from neuronbert.integers.scales import dyadic, scale_of
 def built(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
-    integer_kernels.build()
+    integer_kernels.build_kernels()
     yield
     patch.undo()
 
@@ -109,5 +109,5 @@ def test_a_machine_without_a_compiler_says_what_is_missing(monkeypatch, tmp_path
 
     monkeypatch.setattr("torch.utils.cpp_extension.load", fail)
     with pytest.raises(KernelBuildError, match=r"Ninja is required.*g\+\+"):
-        integer_kernels.build()
+        integer_kernels.build_kernels()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
