@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 from neuronbert.report import Measure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -43,6 +43,12 @@ class Tolerance:
 
 _FP32: Final = Tolerance(0.99999, 1e-5, 1e-5, "fp32 on both sides: only the order of additions differs")
 
+QUANTIZATION_COST: Final = Tolerance(
+    0.8, 0.5, 0.25, "what 8 bits may cost; the task's own metric says more: give labelled rows with --data"
+)
+"""How near a quantized program must be to the model in float."""
+
+_UNITS: Final = 2.0
 _SIGNIFICANT_BITS: Final[Mapping[str, int]] = {"bf16": 8, "fp16": 11, "tf32": 11, "fp8_e4m3": 4}
 _COSINE: Final[Mapping[str, float]] = {
     "bf16": 0.999,
@@ -65,6 +71,27 @@ def tolerance(auto_cast: str, auto_cast_type: str) -> Tolerance:
     error = min(0.5, units * 2.0**-bits)
     reason = f"{bits} significant bits, {auto_cast}: {units} half units in the last place; for embeddings {units // 2}"
     return Tolerance(_COSINE[auto_cast_type], error / 2, error, reason)
+
+
+def fidelity(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance:
+    """What an output of a program of integers is held to, against the simulation of its model.
+
+    Where the two round a value differently, by the order of additions, it moves by a whole step, and other values with
+    it. What follows is noise of the same kind as quantization's own, and is held to twice as much of it.
+
+    Args:
+        pairs: Of every call: the simulation's output, that of the model in float, and the mask as for `measure`.
+    """
+    scale = max(size(exact, mask) for _, exact, mask in pairs)
+    error = max(_error(ours, exact, mask, scale) for ours, exact, mask in pairs)
+    limit = max(_UNITS * error, _FP32.logit_error)
+    cosines = [
+        cosine_similarity(_real(ours, mask).double(), _real(exact, mask).double(), dim=-1, eps=1e-30).min()
+        for ours, exact, mask in pairs
+    ]
+    cosine = min(1.0 - _UNITS * (1.0 - float(min(cosines))), _FP32.cosine)
+    reason = "the program may differ from the quantized model by twice what that differs from float"
+    return Tolerance(cosine, limit, limit, reason, scale)
 
 
 def problem(output: Tensor, reference: Tensor) -> str:

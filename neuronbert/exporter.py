@@ -25,7 +25,7 @@ from neuronbert.cache.entry import Build
 from neuronbert.cache.job import Job
 from neuronbert.cache.store import Cache
 from neuronbert.checkpoint import CONFIG, canonical_task
-from neuronbert.errors import InvalidOptionError, StorageError
+from neuronbert.errors import InvalidOptionError, NotQuantizedError, StorageError
 from neuronbert.manifest import Manifest, Source
 from neuronbert.shapes import StaticShape, check_choices
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.hub import Resolved
     from neuronbert.modeling import LoadedHead
-    from neuronbert.spec import ExportSpec
+    from neuronbert.spec import ExportSpec, Quantization
 
 logger = logging.getLogger("neuronbert")
 
@@ -82,7 +82,8 @@ def export(
     with staged(output, overwrite=overwrite) as folder, found as (resolved, checkpoint):
         task = canonical_task(spec.task, checkpoint)
         checkpoint = sentences.with_modules(checkpoint, task)
-        spec = replace(spec, task=task, target=target)
+        spec = replace(spec, task=task, target=target, quantization=_quantization(spec, checkpoint))
+        spec = _without_casts(spec)
         _check(spec, checkpoint, task, folder)
         make = partial(_build, spec, checkpoint, backend, folder, progress)
         build = _cache(cache).obtain(Job(checkpoint, spec, backend), folder, make, progress) if cache else make()
@@ -118,11 +119,13 @@ def _build(
     from neuronbert import inputs, modeling  # noqa: PLC0415  they import torch, which a copy from the cache doesn't need
 
     progress("loading the weights")
-    loaded = modeling.load(checkpoint, spec.task, allow_random_weights=spec.allow_random_weights)
+    randomly = spec.allow_random_weights
+    loaded = modeling.load(checkpoint, spec.task, quantization=spec.quantization, allow_random_weights=randomly)
     notes = _check_memory(spec, loaded, backend) if backend != "cpu" else ()
     examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
     progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
-    compiled = compiler.compile(loaded.head, examples, spec, folder)
+    head = modeling.as_integers(loaded, spec.quantization) if _is_integer(spec) else loaded.head
+    compiled = compiler.compile(head, examples, spec, folder)
     with ThreadPoolExecutor(1) as aside:  # the two long digests, side by side; torch needs both cores before
         digest = aside.submit(checkpoint.weights_sha256)
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -138,6 +141,27 @@ def _build(
         compiler=compiled.compiler,
         files=files,
     )
+
+
+def _quantization(spec: ExportSpec, checkpoint: Checkpoint) -> Quantization:
+    found = checkpoint.scheme.method if checkpoint.scheme else "none"
+    if spec.quantization not in ("auto", "none", found):
+        raise NotQuantizedError(checkpoint.path, spec.quantization, found if checkpoint.scheme else "")
+    return found if spec.quantization == "auto" else spec.quantization
+
+
+def _is_integer(spec: ExportSpec) -> bool:
+    # The Neuron compilers have no products of integers: there a quantized model is simulated.
+    return spec.quantization != "none" and spec.target == "cpu"
+
+
+def _without_casts(spec: ExportSpec) -> ExportSpec:
+    """What a program of integers leaves to cast: nothing, which is what is recorded."""
+    if not _is_integer(spec):
+        return spec
+    if spec.auto_cast == "all":
+        raise InvalidOptionError("auto_cast", spec.auto_cast, "left out: the products of this program are of integers")
+    return replace(spec, auto_cast="none")
 
 
 def _check_memory(spec: ExportSpec, loaded: LoadedHead, backend: str) -> tuple[str, ...]:
@@ -193,6 +217,7 @@ def _manifest(spec: ExportSpec, checkpoint: Checkpoint, backend: str, build: Bui
         inputs=build.inputs,
         outputs=build.outputs,
         programs=build.programs,
+        quantization="none" if spec.quantization == "auto" else spec.quantization,
         dynamic_batch=spec.dynamic_batch,
         compiler=build.compiler,
         source=source,

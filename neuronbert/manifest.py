@@ -172,6 +172,8 @@ class Manifest(Data):
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
     outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1)]
     programs: Annotated[tuple[ProgramSpec, ...], Field(min_length=1)]
+    quantization: Literal["none", "qdq", "ibert"] = "none"
+    """What the programs compute with in place of floating-point products."""
     dynamic_batch: bool = False
     """Whether the programs take any number of rows, in calls of their batch size."""
     compiler: CompilerInfo

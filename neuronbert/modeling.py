@@ -163,6 +163,16 @@ def load(
     )
 
 
+def as_integers(loaded: LoadedHead, quantization: str) -> EncoderHead:
+    """A simulated head as one that computes with integers; the simulated one is used up.
+
+    Raises:
+        SimulatedOnlyError: something is quantized as the integer kernels can't.
+    """
+    head: EncoderHead = METHODS[quantization].integers(loaded.head)
+    return head
+
+
 def load_encoder(checkpoint: Checkpoint) -> Encoder:
     """Our encoder with a checkpoint's weights, in fp32, without any head.
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuronbert.errors import InvalidShapeError, MissingFileError, RecipeError
 from neuronbert.shapes import StaticShape
-from neuronbert.spec import AutoCast, AutoCastType, OptLevel
+from neuronbert.spec import AutoCast, AutoCastType, OptLevel, Quantization
 from neuronbert.targets import LogicalCores
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Recipe(BaseModel):
     target: str | None = None
     auto_cast: AutoCast | None = None
     auto_cast_type: AutoCastType | None = None
+    quantization: Quantization | None = None
     dynamic_batch: bool | None = None
     optlevel: OptLevel | None = None
     lnc: LogicalCores | None = None

@@ -41,6 +41,8 @@ class Check(Data):
     batch: str
     forward: Annotated[int, Field(ge=1)]
     output: str
+    against: Literal["float", "quantized"] = "float"
+    """Which form of the reference: a quantized program is compared with both."""
     problem: str = ""
     """What was wrong before any number could be compared: count, shape, NaN; or the error that was raised."""
     measures: tuple[Measure, ...] = ()
@@ -54,7 +56,8 @@ class Check(Data):
     def name(self) -> str:
         """What was checked, in a few words."""
         call = f"{self.shape}, {self.batch} batch, call {self.forward}"
-        return f"{call}, {self.output}" if self.output else call
+        compared = f"{call}, {self.output}" if self.output else call
+        return f"{compared} against the quantized model" if self.against == "quantized" else compared
 
     @property
     def failure(self) -> str:
@@ -113,11 +116,15 @@ class ValidationReport(Data):
             raise ValidationFailedError(self.failures)
 
     def worst(self) -> tuple[tuple[str, Measure, int], ...]:
-        """For each output and measure: its name, its worst value, and in how many checks it stands."""
+        """For each output and measure: its name, its worst value, and in how many checks it stands.
+
+        What was compared with the quantized model is named so, and stands for itself.
+        """
         found: dict[tuple[str, str], tuple[Measure, int]] = {}
         for check in self.checks:
             for measure in check.measures:
-                key = (check.output, measure.name)
+                output = f"{check.output} as quantized" if check.against == "quantized" else check.output
+                key = (output, measure.name)
                 held, count = found.get(key, (measure, 0))
                 found[key] = (_worse(held, measure), count + 1)
         return tuple((output, measure, count) for (output, _), (measure, count) in found.items())

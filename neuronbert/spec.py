@@ -15,13 +15,20 @@ from neuronbert.targets import LogicalCores
 
 AutoCast = Literal["none", "matmul", "all"]
 AutoCastType = Literal["bf16", "fp16", "tf32", "fp8_e4m3"]
+Quantization = Literal["auto", "none", "qdq", "ibert"]
 AUTO_CASTS: Final[tuple[AutoCast, ...]] = get_args(AutoCast)
 OptLevel = Literal["1", "2", "3"]
 AUTO_CAST_TYPES: Final[tuple[AutoCastType, ...]] = get_args(AutoCastType)
 OPT_LEVELS: Final[tuple[OptLevel, ...]] = get_args(OptLevel)
+QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)
 LOGICAL_CORES: Final[tuple[LogicalCores, ...]] = get_args(LogicalCores)
 
-_ALLOWED: Final = {"auto_cast": AUTO_CASTS, "auto_cast_type": AUTO_CAST_TYPES, "optlevel": OPT_LEVELS}
+_ALLOWED: Final = {
+    "auto_cast": AUTO_CASTS,
+    "auto_cast_type": AUTO_CAST_TYPES,
+    "optlevel": OPT_LEVELS,
+    "quantization": QUANTIZATIONS,
+}
 TARGET_OPTIONS: Final = (
     "optlevel",
     "lnc",
@@ -49,6 +56,8 @@ class ExportSpec:
         target: What to compile for: "cpu", or "auto" for the best that this machine has.
         auto_cast: Which operations are lowered to `auto_cast_type`: "none", "matmul" or "all".
         auto_cast_type: "bf16", "fp16", "tf32" or "fp8_e4m3".
+        quantization: "qdq" or "ibert" for a checkpoint that is quantized so, "none" for it in float all the same;
+            "auto" for what it is.
         allow_random_weights: Initialise head weights that the checkpoint lacks, in place of refusing.
         dynamic_batch: The programs take any number of rows: they split and pad them into calls of the compiled size.
         optlevel: The Neuron compiler's effort: "1", "2" (its default) or "3".
@@ -71,6 +80,7 @@ class ExportSpec:
     target: str = "auto"
     auto_cast: AutoCast = "matmul"
     auto_cast_type: AutoCastType = "bf16"
+    quantization: Quantization = "auto"
     allow_random_weights: bool = False
     dynamic_batch: bool = False
     optlevel: OptLevel = "2"
@@ -98,7 +108,7 @@ class ExportSpec:
     def fingerprint(self) -> str:
         """The sha256 of every field that changes the program; of the same weights, equal ones make equal programs.
 
-        `task` and `target` are taken as they stand, so "auto" should be resolved first.
+        `task`, `target` and `quantization` are taken as they stand, so "auto" should be resolved first.
         """
         body = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
         return digest(body)

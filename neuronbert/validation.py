@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from neuronbert.checkpoint import Checkpoint
     from neuronbert.compare import Tolerance
     from neuronbert.decoding import Row
     from neuronbert.inputs import Batch
@@ -49,6 +50,9 @@ def validate(
     progress: Callable[[str], None] = logger.info,
 ) -> ValidationReport:
     """Compare every program of an artifact with transformers' eager model in fp32, and record the verdict.
+
+    A quantized one is compared twice: with the model in float, which says what quantization costs, and with the
+    quantized model, which says whether the program computes what it should.
 
     Each program is called with full rows, short rows, a single row, rows of mixed length and, if the artifact has a
     tokenizer, real texts; each call twice.
@@ -81,9 +85,11 @@ def validate(
             record = record and model is None  # another checkpoint says nothing about the artifact
         else:
             rows = metrics.read(Path(data), manifest, session.artifact.config()) if data is not None else ()
-            loaded = modeling.load(checkpoint, manifest.task, allow_random_weights=bool(manifest.source.random_weights))
-            head = original.as_the_program(loaded, manifest)
+            head = _reference(checkpoint, manifest, "none")
             checks = tuple(_checks(session, head, progress))
+            if manifest.quantization != "none":
+                simulated = _reference(checkpoint, manifest, manifest.quantization)
+                checks += tuple(_fidelity(session, simulated, head, progress))
             scored = _metrics(session, head, rows) if rows else ()
             report = _report(session, model, checks=checks, metrics=scored)
     if record and session.artifact.foreign:
@@ -95,7 +101,8 @@ def validate(
 
 def _checks(session: Session, head: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:
     manifest = session.manifest
-    limits = compare.tolerance(manifest.compiler.auto_cast, manifest.compiler.auto_cast_type)
+    cast = compare.tolerance(manifest.compiler.auto_cast, manifest.compiler.auto_cast_type)
+    limits = cast if manifest.quantization == "none" else compare.QUANTIZATION_COST
     progress("running the reference")
     scales = [0.0] * len(manifest.outputs)
     for _, batch in _calls(session):
@@ -107,6 +114,31 @@ def _checks(session: Session, head: EncoderHead, progress: Callable[[str], None]
         held = [replace(limits, scale=scale) for scale in scales]
         for forward in range(1, FORWARDS + 1):
             yield from _check(session, (shape, batch, forward), expected, held)
+
+
+def _reference(checkpoint: Checkpoint, manifest: Manifest, quantization: str) -> EncoderHead:
+    randomly = bool(manifest.source.random_weights)
+    loaded = modeling.load(checkpoint, manifest.task, quantization=quantization, allow_random_weights=randomly)
+    return original.as_the_program(loaded, manifest)
+
+
+def _fidelity(
+    session: Session, simulated: EncoderHead, head: EncoderHead, progress: Callable[[str], None]
+) -> Iterator[Check]:
+    """A quantized program against the module whose arithmetic it should have."""
+    manifest = session.manifest
+    pairs: list[list[tuple[Tensor, Tensor, Tensor | None]]] = [[] for _ in manifest.outputs]
+    for _, batch in _calls(session):
+        both = zip(_expected(simulated, manifest, batch), _expected(head, manifest, batch), strict=True)
+        for held, ((ours, spec), (exact, _)) in zip(pairs, both, strict=True):
+            held.append((ours, exact, _mask(batch, spec)))
+    limits = list(map(compare.fidelity, pairs))
+    for number, (shape, batch) in enumerate(_calls(session)):
+        progress(f"comparing {shape.name}, {batch.name}, with the quantized model")
+        expected = [held[number][0] for held in pairs]
+        for forward in range(1, FORWARDS + 1):
+            for check in _check(session, (shape, batch, forward), expected, limits):
+                yield check.model_copy(update={"against": "quantized"})
 
 
 def _calls(session: Session) -> Iterator[tuple[StaticShape, Batch]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from neuronbert.errors import InvalidOptionError, MissingOptionError
-from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS
+from neuronbert.spec import AUTO_CAST_TYPES, AUTO_CASTS, QUANTIZATIONS
 
 from .. import _buckets, _output
 from .._options import BatchSize, Bucket, Json, NumChoices, Revision, SequenceLength, Token, shape_options, words
@@ -52,6 +52,10 @@ def export(
     ] = None,
     auto_cast_type: Annotated[
         str | None, typer.Option(help=f"To what: {', '.join(AUTO_CAST_TYPES)}.", show_default="bf16")
+    ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help=f"Of a quantized checkpoint: {', '.join(QUANTIZATIONS)}.", show_default="auto: what it is"),
     ] = None,
     dynamic_batch: Annotated[
         bool | None, typer.Option("--dynamic-batch", "--dynamic-batch-size", help="Take any number of rows.")
@@ -122,6 +126,7 @@ def export(
         "target": target,
         "auto_cast": auto_cast,
         "auto_cast_type": auto_cast_type,
+        "quantization": quantization,
         "revision": revision,
         "dynamic_batch": dynamic_batch,
         "optlevel": optlevel,

@@ -15,16 +15,16 @@ _TENSOR: Final = """
     abs add add_ addmm alias all amax any arange argmax baddbmm bitwise_and bitwise_not bitwise_or bmm cat ceil
     chunk clamp clone contiguous copysign cos cumsum detach div dropout einsum embedding eq erf exp expand expand_as
     flatten floor floor_divide frexp full full_like gather ge gelu gt im2col index index_select layer_norm ldexp le
-    linear log logical_and logical_not logical_or lt masked_fill masked_fill_ matmul max mean min minimum maximum mm
-    mul mul_ multiply native_layer_norm ne neg new_ones new_zeros ones ones_like pad permute pow reciprocal relu
-    remainder repeat reshape reshape_as round rsqrt rsub scaled_dot_product_attention select sigmoid sign silu sin
-    size slice softmax split split_with_sizes sqrt squeeze stack sub sum t tanh to transpose tril triu type_as
-    unbind unsqueeze unsqueeze_ view view_as where zeros zeros_like
+    linear list log logical_and logical_not logical_or lt masked_fill masked_fill_ matmul max maximum mean min
+    minimum mm mul mul_ multiply native_layer_norm ne neg new_ones new_zeros ones ones_like pad permute pow
+    reciprocal relu remainder repeat reshape reshape_as round rsqrt rsub scaled_dot_product_attention select sigmoid
+    sign silu sin size slice softmax split split_with_sizes sqrt squeeze stack sub sum t tanh to transpose tril triu
+    type_as unbind unsqueeze unsqueeze_ view view_as where zeros zeros_like
 """
 """Of the namespace aten: what the architectures of the table are traced or exported to, and their near kin."""
 
 _STRUCTURE: Final = """
-    Constant GetAttr ListConstruct ListUnpack NumToTensor TupleConstruct TupleUnpack DictConstruct
+    Constant GetAttr ListConstruct ListUnpack NumToTensor TupleConstruct TupleIndex TupleUnpack DictConstruct
 """
 """Of the namespace prim: what puts operators together. Nothing that branches, calls, prints or waits."""
 

@@ -1,4 +1,4 @@
-"""The table of quantizations: how each makes the model that is simulated.
+"""The table of quantizations: how each makes the model that is simulated, and the one that computes with integers.
 
 Owns: METHODS. Knows nothing of targets.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from neuronbert.encoder.model import install
 from neuronbert.errors import NotQuantizedError
 from neuronbert.quantization import ibert, placement
+from neuronbert.quantization.program import integers
 from neuronbert.quantization.qdq import QdqArithmetic
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ class Method:
 
     Attributes:
         simulate: A model of transformers and its checkpoint, to the model in quantized arithmetic on fp32 tensors.
+        integers: What contains a simulated model, to the same with integer products.
     """
 
     simulate: Callable[[Any, Checkpoint], Any]
+    integers: Callable[[Any], Any]
 
 
 def _qdq(model: Any, checkpoint: Checkpoint) -> Any:
@@ -39,4 +42,7 @@ def _qdq(model: Any, checkpoint: Checkpoint) -> Any:
     return model
 
 
-METHODS: Final[Mapping[str, Method]] = {"qdq": Method(_qdq), "ibert": Method(ibert.simulate)}
+METHODS: Final[Mapping[str, Method]] = {
+    "qdq": Method(_qdq, integers),
+    "ibert": Method(ibert.simulate, lambda head: head),
+}

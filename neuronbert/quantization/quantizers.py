@@ -68,6 +68,15 @@ class Quantizer(nn.Module):
             rounded = clipped + (rounded - clipped).detach()  # straight through
         return (rounded * torch.where(there, amax / most, 0.0)).to(values.dtype)
 
+    def scale(self) -> Tensor:
+        """What one integer step stands for: a scalar, or [rows, 1].
+
+        Raises:
+            UncalibratedError: its range was never set.
+        """
+        amax = self.amax().float()
+        return torch.where(amax > _LEAST_RANGE, amax / self.descriptor.bounds[1], 0.0)
+
     def amax(self) -> Tensor:
         """The range.
 

@@ -85,6 +85,7 @@ CHANGES: dict[str, Any] = {
     "target": "trn1",
     "auto_cast": "all",
     "auto_cast_type": "fp16",
+    "quantization": "qdq",
     "allow_random_weights": True,
     "dynamic_batch": True,
     "optlevel": "3",
