@@ -5,7 +5,7 @@ Owns: the measures and the tolerances. Knows nothing of models or files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -92,6 +92,17 @@ def fidelity(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance
     cosine = min(1.0 - _UNITS * (1.0 - float(min(cosines))), _FP32.cosine)
     reason = "the program may differ from the quantized model by twice what that differs from float"
     return Tolerance(cosine, limit, limit, reason, scale)
+
+
+def exactness(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance:
+    """What an output of a program of integers alone is held to, against its reference: the same integers.
+
+    Args:
+        pairs: Of every call: the reference's output, that of the model in float, and the mask as for `measure`.
+    """
+    scale = max(size(exact, mask) for _, exact, mask in pairs)
+    reason = "the integers are the same; a head behind them is of floats, which other kernels add in another order"
+    return replace(_FP32, reason=reason, scale=scale)
 
 
 def problem(output: Tensor, reference: Tensor) -> str:

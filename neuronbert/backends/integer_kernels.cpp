@@ -261,15 +261,26 @@ void softmax_row(int32_t* ALONE scores, int64_t width, const int64_t* k, uint8_t
   const int64_t coarser = k[0], ln2 = k[1], reciprocal = k[2], b = k[3], c = k[4], multiplier = k[5], shift = k[6], most = k[7];
   int32_t top = scores[0];
   for (int64_t i = 0; i < width; ++i) top = scores[i] > top ? scores[i] : top;
-  const int64_t half = (int64_t{1} << coarser) >> 1, deepest = 30 * ln2, one = 1, first = int64_t{top} + half;
+  const int64_t half = (int64_t{1} << coarser) >> 1, deepest = 30 * ln2, first = int64_t{top} + half;
+  // A narrower pass first: what is left has 20 bits, whatever the scores.
+  if (coarser == 0) {
+    for (int64_t i = 0; i < width; ++i) {
+      int64_t below = first - scores[i];
+      scores[i] = static_cast<int32_t>(below < deepest ? below : deepest);
+    }
+  } else {
+    for (int64_t i = 0; i < width; ++i) {
+      int64_t below = (first - scores[i]) >> coarser;
+      scores[i] = static_cast<int32_t>(below < deepest ? below : deepest);
+    }
+  }
   for (int64_t i = 0; i < width; ++i) {
-    int64_t below = (first - scores[i]) >> coarser;
-    below = below < deepest ? below : deepest;
+    int64_t below = scores[i];
     int64_t halvings = (below * reciprocal) >> 34;
     int64_t rest = halvings * ln2 - below;
     int64_t by = halvings + shift;
     by = by < 62 ? by : 62;
-    int64_t value = (((rest + b) * rest + c) * multiplier + (one << (by - 1))) >> by;
+    int64_t value = ((((rest + b) * rest + c) * multiplier >> (by - 1)) + 1) >> 1;  // half a step up, in two
     scores[i] = static_cast<int32_t>(value < most ? value : most);
   }
   int64_t total = 0;

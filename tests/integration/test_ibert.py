@@ -16,7 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
-from neuronbert import ExportSpec, QuantizationPlan, StaticShape, inputs, modeling, quantize
+from neuronbert import (
+    ExportSpec,
+    NeuronIBertForSequenceClassification,
+    QuantizationPlan,
+    StaticShape,
+    export,
+    inputs,
+    modeling,
+    quantize,
+    validate,
+)
+from neuronbert.artifact import seal
 from neuronbert.backends import cpu, integer_kernels
 from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import (
@@ -27,6 +38,7 @@ from neuronbert.errors import (
     UncalibratedError,
     UnsupportedFeatureError,
 )
+from neuronbert.integers import saturation
 from neuronbert.integers.ranges import names
 from neuronbert.quantized import sample
 from neuronbert.schemes import SECTION
@@ -268,16 +280,69 @@ def test_weights_beside_a_bias_that_is_everything_and_a_norm_without_weight_stay
     assert (one - other).abs().max() < 0.2 * other.abs().max()
 
 
-def test_activations_beyond_the_calibrated_range_saturate(altered):
-    def shrink(weights):
-        for name in weights:
-            if name.endswith(("x_min", "x_max")) and "softmax" not in name:
-                weights[name] /= 50
+def shrink(weights):
+    for name in weights:
+        if name.endswith(("x_min", "x_max")):
+            weights[name] /= 50
 
-    loaded = head_of(altered(weights=shrink))
+
+def test_activations_beyond_the_calibrated_range_saturate_and_are_counted(altered, quantized):
+    loaded, right = head_of(altered(weights=shrink)), head_of(quantized)
+    given = rows_of(loaded, SHAPES[1])
     with torch.no_grad():
-        (logits,) = loaded.head(*rows_of(loaded, SHAPES[1]))
+        with saturation.counted(loaded.head) as shares:
+            (logits,) = loaded.head(*given)
+        assert torch.equal(logits, loaded.head(*given)[0])
+        with saturation.counted(right.head) as fewer:
+            right.head(*given)
     assert torch.isfinite(logits).all()
+    assert len(shares) == 1 + 2 * 7
+    assert shares["encoder.layer.1.output"].total == 3 * 24 * 32
+    assert shares["encoder.layer.1.output"].ratio > 0.5
+    assert max(share.ratio for share in fewer.values()) < 0.05
+    said = saturation.summary(shares)
+    assert "of 15 places more than 1% of the integers are at the end of their range" in said
+    assert saturation.summary({}) == ""
+
+
+def test_an_artifact_holds_a_program_that_is_exactly_its_reference(quantized, tmp_path, without_kernels):
+    spec = ExportSpec(str(quantized), (StaticShape(2, 16),), "text-classification", target="cpu")
+    artifact = export(spec, tmp_path / "out")
+    assert artifact.manifest.quantization == "ibert"
+    report = validate(tmp_path / "out")
+    assert report.passed
+    exact = [check for check in report.checks if check.against == "quantized"]
+    assert exact
+    assert all(measure.value <= 1e-5 for check in exact for measure in check.measures if measure.name == "error")
+
+
+def test_a_program_of_other_ranges_is_not_its_reference(quantized, altered, tmp_path, without_kernels, caplog):
+    other = altered(weights=shrink)
+    export(ExportSpec(str(quantized), SHAPES[:1], "text-classification", target="cpu"), tmp_path / "out")
+    spec = ExportSpec(str(other), SHAPES[:1], "text-classification", target="cpu")
+    wrong = export(spec, tmp_path / "wrong")
+    shutil.copy(tmp_path / "out/model.neuron", tmp_path / "wrong/model.neuron")
+    seal(tmp_path / "wrong", wrong.manifest)
+    report = validate(tmp_path / "wrong")
+    assert not report.passed
+    assert "at the end of their range" in caplog.text
+
+
+def test_a_file_is_a_quarter_of_the_float_one(real, minilm, tmp_path):
+    spec = ExportSpec(str(real), (StaticShape(1, 8),), "feature-extraction", target="cpu")
+    export(spec, tmp_path / "out")
+    size = (tmp_path / "out/model.neuron").stat().st_size
+    assert size < 0.3 * (minilm / "model.safetensors").stat().st_size
+
+
+def test_their_checkpoint_is_exported_and_opened_by_its_class(theirs, tmp_path, without_kernels):
+    _, folder = theirs
+    export(ExportSpec(str(folder), SHAPES[:1], target="cpu", quantization="ibert"), tmp_path / "out")
+    model = NeuronIBertForSequenceClassification.from_pretrained(tmp_path / "out")
+    ids = torch.randint(5, 99, (1, 12))
+    with torch.no_grad():
+        expected = head_of(folder).head(ids, torch.ones_like(ids))[0]
+    torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_integers_cannot_follow_is_refused(tiny, tmp_path):
