@@ -73,6 +73,14 @@ if TYPE_CHECKING:
     from neuronbert.heads import (
         NeuronModelForTokenClassification as NeuronModelForTokenClassification,
     )
+    from neuronbert.heads import NeuronQDQBertForMaskedLM as NeuronQDQBertForMaskedLM
+    from neuronbert.heads import NeuronQDQBertForMultipleChoice as NeuronQDQBertForMultipleChoice
+    from neuronbert.heads import NeuronQDQBertForNextSentencePrediction as NeuronQDQBertForNextSentencePrediction
+    from neuronbert.heads import NeuronQDQBertForQuestionAnswering as NeuronQDQBertForQuestionAnswering
+    from neuronbert.heads import NeuronQDQBertForSequenceClassification as NeuronQDQBertForSequenceClassification
+    from neuronbert.heads import NeuronQDQBertForTokenClassification as NeuronQDQBertForTokenClassification
+    from neuronbert.heads import NeuronQDQBertLMHeadModel as NeuronQDQBertLMHeadModel
+    from neuronbert.heads import NeuronQDQBertModel as NeuronQDQBertModel
     from neuronbert.heads import NeuronSentenceTransformers as NeuronSentenceTransformers
     from neuronbert.lengths import Lengths as Lengths
     from neuronbert.lengths import count_lengths as count_lengths
@@ -85,6 +93,8 @@ if TYPE_CHECKING:
     from neuronbert.publishing import publish as publish
     from neuronbert.quantized import QuantizationPlan as QuantizationPlan
     from neuronbert.quantized import quantize as quantize
+    from neuronbert.quantized import save_quantized as save_quantized
+    from neuronbert.quantized import trainable as trainable
     from neuronbert.report import ValidationReport as ValidationReport
     from neuronbert.sentence_transformer import NeuronSentenceTransformer as NeuronSentenceTransformer
     from neuronbert.sentence_transformer import NeuronTransformer as NeuronTransformer
@@ -139,6 +149,14 @@ _HOMES = {
         "NeuronModelForSequenceClassification",
         "NeuronModelForReplacedTokenDetection",
         "NeuronModelForTokenClassification",
+        "NeuronQDQBertForMaskedLM",
+        "NeuronQDQBertForMultipleChoice",
+        "NeuronQDQBertForNextSentencePrediction",
+        "NeuronQDQBertForQuestionAnswering",
+        "NeuronQDQBertForSequenceClassification",
+        "NeuronQDQBertForTokenClassification",
+        "NeuronQDQBertLMHeadModel",
+        "NeuronQDQBertModel",
         "NeuronSentenceTransformers",
     ),
     "lengths": ("Lengths", "count_lengths"),
@@ -149,7 +167,7 @@ _HOMES = {
     "preflight.flight": ("check",),
     "preflight.report": ("PreflightReport",),
     "publishing": ("publish",),
-    "quantized": ("QuantizationPlan", "quantize"),
+    "quantized": ("QuantizationPlan", "quantize", "save_quantized", "trainable"),
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),

@@ -165,9 +165,28 @@ NeuronIBertForQuestionAnswering = _own("ibert", NeuronModelForQuestionAnswering)
 NeuronIBertForMultipleChoice = _own("ibert", NeuronModelForMultipleChoice)
 
 
+def _quantized(name: str, neutral: type[T]) -> type[T]:
+    """The class of a QDQBERT's head, of the weights of BERT's or RoBERTa's."""
+    doc = f"In 8 bits, of a checkpoint that `quantize` made: {neutral.__doc__}"
+    return type(f"NeuronQDQBert{name}", (neutral,), {"quantization": "qdq", "__module__": __name__, "__doc__": doc})
+
+
+NeuronQDQBertModel = _quantized("Model", NeuronModelForFeatureExtraction)
+NeuronQDQBertLMHeadModel = _quantized("LMHeadModel", NeuronModelForCausalLM)
+NeuronQDQBertForMaskedLM = _quantized("ForMaskedLM", NeuronModelForMaskedLM)
+NeuronQDQBertForSequenceClassification = _quantized("ForSequenceClassification", NeuronModelForSequenceClassification)
+NeuronQDQBertForNextSentencePrediction = _quantized("ForNextSentencePrediction", NeuronModelForNextSentencePrediction)
+NeuronQDQBertForMultipleChoice = _quantized("ForMultipleChoice", NeuronModelForMultipleChoice)
+NeuronQDQBertForTokenClassification = _quantized("ForTokenClassification", NeuronModelForTokenClassification)
+NeuronQDQBertForQuestionAnswering = _quantized("ForQuestionAnswering", NeuronModelForQuestionAnswering)
+
+
 _BY_TASK: dict[str | None, type[NeuronTracedModel]] = {head.task: head for head in NeuronTracedModel.__subclasses__()}
 _BY_BOTH: dict[tuple[str | None, str | None], type[NeuronTracedModel]] = {
-    (head.model_type, head.task): head for row in _BY_TASK.values() for head in row.__subclasses__()
+    (head.model_type, head.task): head
+    for row in _BY_TASK.values()
+    for head in row.__subclasses__()
+    if head.model_type is not None
 }
 
 # transformers' pipelines name a model that isn't registered as not supported, and then run it. The key is no config's

@@ -56,6 +56,7 @@ _SPEC_OPTIONS: Final = (
     "target",
     "auto_cast",
     "auto_cast_type",
+    "quantization",
     "allow_random_weights",
     "dynamic_batch",
     *TARGET_OPTIONS,
@@ -94,12 +95,14 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
     Attributes:
         task: The task of the class, or None if it takes any.
         model_type: The architecture of the class, or None if it takes any.
+        quantization: What the programs of the class compute with, or None if it takes any.
         config: The model's transformers config.
         session: The loaded artifact.
     """
 
     task: ClassVar[str | None] = None
     model_type: ClassVar[str | None] = None
+    quantization: ClassVar[str | None] = None
     # What transformers' pipelines ask of a model.
     device: ClassVar[torch.device] = torch.device("cpu")
     dtype: ClassVar[torch.dtype] = torch.float32
@@ -184,6 +187,8 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         model_type = sources.find_model_type(model_id, revision=revision, token=token)
         if cls.model_type not in (None, model_type):
             raise WrongHeadError(cls.__name__, f"{cls.model_type} models", f"a {model_type} model")
+        if cls.quantization is not None and options.setdefault("quantization", cls.quantization) != cls.quantization:
+            raise InvalidOptionError("quantization", options["quantization"], f"{cls.quantization!r} or left out")
         cache = options.pop("cache", True)
         spec = _spec(model_id, revision, cls.task, options)
         target, backend = registry.resolve_target(spec.target)
@@ -212,6 +217,9 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             raise WrongHeadError(cls.__name__, str(cls.task), manifest.task)
         if cls.model_type not in (None, manifest.model_type):
             raise WrongHeadError(cls.__name__, f"{cls.model_type} models", f"a {manifest.model_type} model")
+        if cls.quantization not in (None, manifest.quantization):
+            found = f"one with quantization {manifest.quantization}"
+            raise WrongHeadError(cls.__name__, f"artifacts with quantization {cls.quantization}", found)
 
     def forward(
         self,

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from neuronbert import modeling, rows, sentences, sources, tokenization
-from neuronbert.checkpoint import CONFIG, WEIGHTS
-from neuronbert.errors import CheckpointCorruptError, DataFileError, InvalidOptionError
+from neuronbert import modeling, passages, sentences, sources, tokenization
+from neuronbert.checkpoint import CONFIG, WEIGHTS, Checkpoint, canonical_task
+from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, NotQuantizedError
 from neuronbert.integers.layers import FORCE_DEQUANT
 from neuronbert.integers.ranges import is_range
-from neuronbert.quantization import ibert, placement
+from neuronbert.quantization import ibert, placement, sensitivity
 from neuronbert.quantization.calibration import calibrate
 from neuronbert.quantization.qdq import QdqArithmetic
+from neuronbert.quantization.training import distill
 from neuronbert.schemes import (
     CALIBRATION_METHODS,
     INPUTS,
@@ -41,26 +42,23 @@ from neuronbert.schemes import (
 from neuronbert.staging import staged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    import os
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
-    from neuronbert.checkpoint import Checkpoint
     from neuronbert.integers.layers import ForceDequant
-    from neuronbert.quantization.calibration import Batch
+    from neuronbert.quantization.sensitivity import Cost, Noise
+
 
 logger = logging.getLogger("neuronbert")
 
 Quantization = Literal["qdq", "ibert"]
 QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)
 _METHODS: Final[Mapping[Quantization, CalibrationMethod]] = {"qdq": "percentile", "ibert": "mse"}
-SAMPLE: Final = "sample"
-"""In place of a file: passages of the documentation that comes with Python."""
-_BATCH: Final = 8
-_LEAST_PASSAGE: Final = 200
-"""Characters. What is shorter is a heading or a rule of a grammar."""
-_TEXTS: Final = (("question", "context"), ("prompt", "choices"), ("text", "text_pair"))
-"""What a row of each task's file calls its texts."""
+_ONLY_QDQ: Final = ("keep_float", "inputs", "weights", "qat_steps", "learn_ranges", "sensitivity")
+_LOOKS: Final = 2
+"""Batches that the cost of each place is measured with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +70,18 @@ class Quantized:
         scheme: What is in its config.json.
         rows: How many rows of text it was calibrated with.
         quantizers: How many quantizers have a range.
+        noises: What each quantizer of inputs does to what it saw, in the model's order.
+        costs: With a sensitivity: what each place costs alone, most first.
+        proposed: With a sensitivity: what to leave in float (`keep_float`), so that no more than that is lost.
     """
 
     path: Path
     scheme: Scheme
     rows: int
     quantizers: int
+    noises: tuple[Noise, ...]
+    costs: tuple[Cost, ...] = ()
+    proposed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,11 @@ class QuantizationPlan:
         rows: The most rows of text that are looked at.
         sequence_length: Their tokens are cut to so many.
         keep_float: Layers, modules or quantizers that stay in float, as layer.0 or layer.*.output.dense.
+        qat_steps: How many batches the weights then learn from, to bring the quantized model near the one in float; 0
+            leaves them as they are.
+        learn_ranges: The ranges learn with them.
+        sensitivity: Find what each place costs, and what to leave in float for no more than this loss: the squared
+            difference of the last hidden states over their variance.
         inputs: How inputs are quantized.
         weights: How weights are quantized.
         quantization: "qdq" for 8 bits with float in between, "ibert" for integers alone.
@@ -105,6 +114,9 @@ class QuantizationPlan:
     rows: int = 512
     sequence_length: int = 128
     keep_float: tuple[str, ...] = ()
+    qat_steps: int = 0
+    learn_ranges: bool = False
+    sensitivity: float | None = None
     inputs: Descriptor = INPUTS
     weights: Descriptor = PER_CHANNEL
     quantization: Quantization = "qdq"
@@ -116,23 +128,34 @@ class QuantizationPlan:
         return self.method or _METHODS[self.quantization]
 
     def __post_init__(self) -> None:
-        if self.quantization not in QUANTIZATIONS:
-            raise InvalidOptionError("quantization", self.quantization, "one of " + ", ".join(map(repr, QUANTIZATIONS)))
-        if self.force_dequant not in FORCE_DEQUANT:
-            raise InvalidOptionError(
-                "force_dequant", self.force_dequant, "one of " + ", ".join(map(repr, FORCE_DEQUANT))
-            )
-        if self.force_dequant != "none" and self.quantization != "ibert":
-            raise InvalidOptionError(
-                "force_dequant", self.force_dequant, "left out: only ibert computes them on integers"
-            )
+        self._check_quantization()
         if self.method is not None and self.method not in CALIBRATION_METHODS:
             raise InvalidOptionError("method", self.method, "one of " + ", ".join(map(repr, CALIBRATION_METHODS)))
         if not 0 < self.percentile <= 100:
             raise InvalidOptionError("percentile", self.percentile, "more than 0 and at most 100")
+        if self.qat_steps < 0:
+            raise InvalidOptionError("qat_steps", self.qat_steps, "0 or more")
+        if self.sensitivity is not None and not self.sensitivity > 0:
+            raise InvalidOptionError("sensitivity", self.sensitivity, "more than 0")
         for name in ("rows", "sequence_length"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(name, getattr(self, name), "1 or more")
+
+    def _check_quantization(self) -> None:
+        for name, allowed in (("quantization", QUANTIZATIONS), ("force_dequant", FORCE_DEQUANT)):
+            if getattr(self, name) not in allowed:
+                raise InvalidOptionError(name, getattr(self, name), "one of " + ", ".join(map(repr, allowed)))
+        if self.quantization == "qdq":
+            if self.force_dequant != "none":
+                problem = "left out: only ibert computes these functions on integers"
+                raise InvalidOptionError("force_dequant", self.force_dequant, problem)
+            return
+        defaults = {item.name: item.default for item in fields(self)}
+        for name in _ONLY_QDQ:
+            if getattr(self, name) != defaults[name]:
+                raise InvalidOptionError(
+                    name, getattr(self, name), "left out: the integers of ibert have no such setting"
+                )
 
 
 def quantize(  # noqa: PLR0913  what an export takes, and the data
@@ -172,58 +195,51 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         modeling.check_encoder(checkpoint)
         limit = checkpoint.max_sequence_length
         length = min(plan.sequence_length, limit)
-        given = islice(_rows(data), plan.rows)
-        batches = _batches(given, tokenization.require(checkpoint.path), length)
+        given = islice(passages.read(data), plan.rows)
+        batches: Iterable[dict[str, Tensor]] = passages.batches(given, tokenization.require(checkpoint.path), length)
+        if plan.qat_steps or plan.sensitivity:
+            batches = list(batches)  # which are needed again
         progress("loading the weights")
         encoder = modeling.load_encoder(checkpoint)
-        calibrated = _CALIBRATED[plan.quantization](encoder, batches, plan, partial(_tell, progress))
-        percentile = plan.percentile if plan.chosen == "percentile" else None
-        calibration = Calibration(method=plan.chosen, percentile=percentile, rows=calibrated.rows)
-        scheme = calibrated.scheme.model_copy(update={"calibration": calibration})
+        if plan.quantization == "ibert":
+            return _quantize_ibert(checkpoint, encoder, batches, plan, (folder, Path(output), progress))
+        scheme = prepare(encoder, plan)
+        tell = partial(_tell, progress)
+        seen = calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
+        scheme = scheme.model_copy(update={"calibration": _calibration(plan, seen.rows)})
+        quantizers = placement.of(encoder)
+        noises = tuple(sensitivity.noise(quantizers[name], histogram) for name, histogram in seen.histograms.items())
+        measured = _sensitivity(encoder, list(islice(batches, _LOOKS)), plan, progress) if plan.sensitivity else {}
+        if plan.qat_steps:
+            _train(encoder, checkpoint, list(batches), plan, progress)
         progress("writing the checkpoint")
-        _write(checkpoint, scheme, calibrated, folder)
-    return Quantized(Path(output), scheme, calibrated.rows, calibrated.count)
+        ranges = ranges_of(encoder)
+        _write(checkpoint, scheme, _tensors(checkpoint, encoder, trained=plan.qat_steps > 0), folder)
+    return Quantized(Path(output), scheme, seen.rows, len(ranges), noises, **measured)
 
 
-@dataclass(frozen=True, slots=True)
-class _Calibrated:
-    """What a quantization found out.
-
-    Attributes:
-        scheme: What goes into config.json, but for where the ranges are from.
-        rows: How many rows it saw.
-        count: How many ranges it found.
-        tensors: What is kept beside the weights, by its name in the encoder.
-        settings: What else goes into config.json.
-    """
-
-    scheme: Scheme
-    rows: int
-    count: int
-    tensors: Mapping[str, Tensor]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _qdq(encoder: Any, batches: Iterable[Batch], plan: QuantizationPlan, tell: Callable[[int], None]) -> _Calibrated:
-    scheme = prepare(encoder, plan)
-    seen = calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
-    ranges = ranges_of(encoder)
-    return _Calibrated(scheme, seen.rows, len(ranges), {f"encoder.{name}._amax": amax for name, amax in ranges.items()})
+def _quantize_ibert(
+    checkpoint: Checkpoint,
+    encoder: Any,
+    batches: Iterable[dict[str, Tensor]],
+    plan: QuantizationPlan,
+    to: tuple[Path, Path, Callable[[str], None]],
+) -> Quantized:
+    folder, output, progress = to
+    tell = partial(_tell, progress)
+    found, seen = ibert.calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
+    ibert.check(encoder, found)
+    progress("writing the checkpoint")
+    scheme = Scheme(method="ibert", calibration=_calibration(plan, seen))
+    tensors, stem = _weights(checkpoint)
+    settings = {"force_dequant": plan.force_dequant}
+    _write(checkpoint, scheme, tensors | found.state(stem), folder, settings)
+    return Quantized(output, scheme, seen, len(found.extents), ())
 
 
-def _ibert(encoder: Any, batches: Iterable[Batch], plan: QuantizationPlan, tell: Callable[[int], None]) -> _Calibrated:
-    for name, value, default in (("keep_float", plan.keep_float, ()), ("inputs", plan.inputs, INPUTS)):
-        if value != default:
-            raise InvalidOptionError(
-                name, value, "left out: I-BERT's integers go through every layer, at widths of its own"
-            )
-    ranges, rows = ibert.calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
-    ibert.check(encoder, ranges)
-    settings = {} if plan.force_dequant == "none" else {"force_dequant": plan.force_dequant}
-    return _Calibrated(Scheme(method="ibert"), rows, len(ranges.extents), ranges.state(), settings)
-
-
-_CALIBRATED: Final = {"qdq": _qdq, "ibert": _ibert}
+def _calibration(plan: QuantizationPlan, seen: int) -> Calibration:
+    percentile = plan.percentile if plan.chosen == "percentile" else None
+    return Calibration(method=plan.chosen, percentile=percentile, rows=seen)
 
 
 def prepare(model: Any, plan: QuantizationPlan) -> Scheme:
@@ -256,75 +272,119 @@ def _tell(progress: Callable[[str], None], done: int) -> None:
     progress(f"calibrating, {done} rows")
 
 
-def _rows(data: str | os.PathLike[str] | Iterable[Mapping[str, Any] | str]) -> Iterator[tuple[str, ...]]:
-    """The texts of each row: one, or a pair."""
-    if isinstance(data, str | os.PathLike):
-        if str(data) == SAMPLE:
-            yield from ((text,) for text in sample())
-            return
-        for number, row in rows.stream(str(data)):
-            yield from _texts(row, data, number)
-        return
-    for number, item in enumerate(data, start=1):
-        yield from _texts({"text": item} if isinstance(item, str) else item, "The data", number)
+def trainable(source: str | os.PathLike[str], task: str = "auto", *, learn_ranges: bool = False) -> Any:
+    """The head of a quantized checkpoint as a model of transformers whose encoder rounds, to be trained.
+
+    An ordinary loop trains it, and so does transformers' Trainer; `save_quantized` writes the result.
+
+    Args:
+        source: A folder that `quantize` made.
+        task: The head's task; "auto" reads it off the checkpoint.
+        learn_ranges: Make the ranges parameters.
+
+    Raises:
+        NotQuantizedError: the checkpoint isn't quantized.
+        NeuronBertError: whatever else the checkpoint has wrong.
+    """
+    checkpoint = Checkpoint.open(Path(source))
+    model = modeling.load(checkpoint, canonical_task(task, checkpoint), quantization="qdq").head.model
+    for module in model.modules():
+        if hasattr(module, "_loss_function"):
+            del module._loss_function  # a program has none; a model that is trained has its own again
+    for quantizer in placement.of(model).values():
+        if learn_ranges and quantizer.enabled:
+            quantizer.learn()
+    return model.train()
 
 
-def _texts(row: Mapping[str, Any], source: object, number: int) -> Iterator[tuple[str, ...]]:
-    for first, second in _TEXTS:
-        if first not in row:
-            continue
-        others = row[second] if isinstance(row.get(second), list) else [row.get(second)]
-        for other in others:
-            texts = tuple(text for text in (row[first], other) if text is not None)
-            if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise DataFileError(source, number, f"its {first} or {second} is no text, or empty")
-            yield texts
-        return
-    names = ", ".join(first for first, _ in _TEXTS)
-    raise DataFileError(source, number, f"it has none of {names}")
+def save_quantized(model: Any, source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+    """Write a trained model as a quantized checkpoint, whole or not at all.
+
+    Args:
+        model: What `trainable` gave.
+        source: The folder that it is from: of its config, its scheme and its tokenizer.
+        output: The folder to make.
+
+    Raises:
+        UncalibratedError: a quantizer has no range.
+        OutputExistsError: the output exists.
+        StorageError: it can't be written.
+    """
+    checkpoint = Checkpoint.open(Path(source))
+    ranges_of(model)
+    scheme = checkpoint.scheme
+    if scheme is None:
+        raise NotQuantizedError(source, "qdq", "")
+    held: dict[int, str] = {}
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if held.setdefault(tensor.data_ptr(), name) == name or tensor.numel() == 1:  # tied ones are written once
+            tensors[name] = tensor.detach().contiguous()
+    with staged(output, owned=lambda _: None, overwrite=False) as folder:
+        _write(checkpoint, scheme, tensors, folder)
 
 
-def sample() -> Iterator[str]:
-    """Passages of the documentation that comes with Python: English prose, on any machine."""
-    from pydoc_data.topics import topics  # noqa: PLC0415  it is large, and rarely asked for
+def _sensitivity(
+    encoder: Any, batches: list[dict[str, Tensor]], plan: QuantizationPlan, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    def tell(done: int, total: int) -> None:
+        progress(f"measuring what {total} places cost, {done} done")
 
-    for name in sorted(topics):
-        for passage in topics[name].split("\n\n"):
-            text = " ".join(passage.split())
-            if len(text) >= _LEAST_PASSAGE:
-                yield text
-
-
-def _batches(texts: Iterator[tuple[str, ...]], tokenizer: Any, length: int) -> Iterator[dict[str, Tensor]]:
-    while block := list(islice(texts, _BATCH)):
-        for size in sorted({len(item) for item in block}):  # texts and pairs can't share a call of the tokenizer
-            columns = zip(*(item for item in block if len(item) == size), strict=True)
-            encoded = tokenizer(
-                *map(list, columns),
-                padding=True,
-                truncation=True,
-                max_length=length,
-                return_tensors="pt",
-                verbose=False,
-            )
-            yield dict(encoded)
+    ranked = sensitivity.costs(encoder, batches, tell)
+    proposed = sensitivity.proposal(encoder, batches, ranked, plan.sensitivity or 0.0)
+    return {"costs": ranked, "proposed": (*plan.keep_float, *proposed)}
 
 
-def _write(checkpoint: Checkpoint, scheme: Scheme, calibrated: _Calibrated, folder: Path) -> None:
+def _train(
+    encoder: Any,
+    checkpoint: Checkpoint,
+    batches: list[dict[str, Tensor]],
+    plan: QuantizationPlan,
+    progress: Callable[[str], None],
+) -> None:
+    def tell(step: int) -> None:
+        progress(f"training, step {step} of {plan.qat_steps}")
+
+    teacher = modeling.load_encoder(checkpoint)
+    distill(encoder, teacher, batches, plan.qat_steps, learn_ranges=plan.learn_ranges, progress=tell)
+
+
+def _tensors(checkpoint: Checkpoint, encoder: Any, *, trained: bool) -> dict[str, Tensor]:
+    """What is written: the checkpoint's weights, those of the encoder in their place if it was trained, and ranges."""
+    tensors, stem = _weights(checkpoint)
+    if trained:
+        for name, parameter in encoder.named_parameters():
+            if placement.is_range(name) or name.startswith("pooler."):
+                continue
+            old = tensors.get(stem + name)
+            if old is None:
+                raise CheckpointCorruptError(checkpoint.path, f"it names {name} otherwise, so it can't be trained")
+            tensors[stem + name] = parameter.detach().to(old.dtype).contiguous()
+    ranges = {f"{stem}encoder.{name}._amax": amax.detach().contiguous() for name, amax in ranges_of(encoder).items()}
+    return tensors | ranges
+
+
+def _weights(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], str]:
+    """A checkpoint's weights without any ranges, and what its encoder's names begin with."""
     tensors: dict[str, Tensor] = {}
-    try:
-        for path in checkpoint.weight_files:
-            with safe_open(path, framework="pt") as file:
-                names = [name for name in file.keys() if not (placement.is_range(name) or is_range(name))]  # noqa: SIM118
-                tensors |= {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise CheckpointCorruptError(checkpoint.path, f"its weights can't be read ({error})") from error
-    stem = next(name[: name.index("encoder.layer.0.")] for name in tensors if "encoder.layer.0." in name)
-    tensors |= {f"{stem}{name}": tensor.contiguous() for name, tensor in calibrated.tensors.items()}
-    kept = {key: value for key, value in checkpoint.config.items() if key != "force_dequant"}
-    config = {**kept, **calibrated.settings, SECTION: scheme.model_dump(mode="json")}
+    for path in checkpoint.weight_files:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if not (placement.is_range(name) or is_range(name))]  # noqa: SIM118
+            tensors |= {name: file.get_tensor(name) for name in names}
+    first = next(name for name in tensors if "encoder.layer.0." in name)
+    return tensors, first[: first.index("encoder.layer.0.")]
+
+
+def _write(
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    config = {**checkpoint.config, **settings, SECTION: scheme.model_dump(mode="json")}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read
     checkpoint.copy_tokenizer(folder)
     _copy_modules(checkpoint.path, folder)

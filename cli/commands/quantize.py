@@ -12,6 +12,8 @@ from neuronbert.errors import MissingOptionError
 from .. import _output
 from .._options import Json, Revision, Token
 
+_SHOWN = 10
+
 
 def quantize(
     model: Annotated[str, typer.Argument(help="A checkpoint folder or a Hub id.", metavar="MODEL")],
@@ -45,6 +47,18 @@ def quantize(
     force_dequant: Annotated[
         str, typer.Option(help="ibert: what stays in float: none, gelu, softmax, layernorm or nonlinear (all three).")
     ] = "none",
+    qat_steps: Annotated[
+        int, typer.Option(help="Let the weights learn from so many batches to answer as in float; 0 leaves them.")
+    ] = 0,
+    learn_ranges: Annotated[bool, typer.Option("--learn-ranges", help="Let the ranges learn with them.")] = False,
+    sensitivity: Annotated[
+        float | None,
+        typer.Option(
+            help="Measure what each place costs, and propose what to keep in float for no more than this loss of the "
+            "last hidden states: 0.01 is a hundredth of their variance.",
+            metavar="LOSS",
+        ),
+    ] = None,
     revision: Revision = None,
     token: Token = None,
     json_: Json = False,
@@ -62,11 +76,21 @@ def quantize(
         given: dict[str, Any] = {"method": method, "rows": rows, "sequence_length": sequence_length}
         given |= {"quantization": quantization, "force_dequant": force_dequant}
         given |= {} if percentile is None else {"percentile": percentile}
+        given |= {"qat_steps": qat_steps, "learn_ranges": learn_ranges, "sensitivity": sensitivity}
         plan = QuantizationPlan(keep_float=tuple(keep_float or ()), **given)
         done = run(model, output, data, plan, revision=revision, token=token, progress=progress)
     if json_:
         scheme = done.scheme.model_dump(mode="json")
         _output.as_json({**asdict(done), "path": str(done.path), "scheme": scheme})
     else:
+        noisy = sorted(done.noises, key=lambda item: -item.noise)[:_SHOWN]
+        rows_ = [[i.name, f"{i.range:.4g}", f"{i.largest:.4g}", f"{i.clipped:.4%}", f"{i.noise:.2%}"] for i in noisy]
+        if rows_:
+            _output.table(["noisiest quantizers", "range", "largest", "clipped", "noise"], rows_)
+        if done.costs:
+            _output.table(["costliest places", "loss"], [[c.name, f"{c.loss:.3g}"] for c in done.costs[:_SHOWN]])
         _output.data(f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} rows")
+    if sensitivity is not None:
+        kept_float = " ".join(f"--keep-float {name}" for name in done.proposed)
+        _output.note(f"For a loss of {sensitivity:g} at most: {kept_float or 'nothing has to stay in float'}")
     _output.note(f"Next: neuronbert export --model {shlex.quote(str(done.path))} OUTPUT")

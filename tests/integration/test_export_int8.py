@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import neuronbert
 from neuronbert import (
     Artifact,
     ExportSpec,
@@ -23,7 +24,7 @@ from neuronbert import (
 from neuronbert.artifact import seal
 from neuronbert.backends import int8
 from neuronbert.checkpoint import Checkpoint
-from neuronbert.errors import InvalidOptionError, NotQuantizedError, SimulatedOnlyError
+from neuronbert.errors import InvalidOptionError, NotQuantizedError, SimulatedOnlyError, WrongHeadError
 from neuronbert.quantization import placement
 from neuronbert.quantization.program import IntegerLinear, integers
 from neuronbert.schemes import Descriptor
@@ -200,3 +201,41 @@ def test_a_range_of_nothing_gives_zeros_in_bytes_too(quantized):
         expected, found = heads[0](*CALL.values())[0], integers(heads[1])(*CALL.values())[0]
     assert torch.isfinite(found).all()
     assert near(found, expected, 0.05)
+
+
+QDQ_HEADS = {
+    "NeuronQDQBertModel": "feature-extraction",
+    "NeuronQDQBertLMHeadModel": "text-generation",
+    "NeuronQDQBertForMaskedLM": "fill-mask",
+    "NeuronQDQBertForSequenceClassification": "text-classification",
+    "NeuronQDQBertForNextSentencePrediction": "next-sentence-prediction",
+    "NeuronQDQBertForMultipleChoice": "multiple-choice",
+    "NeuronQDQBertForTokenClassification": "token-classification",
+    "NeuronQDQBertForQuestionAnswering": "question-answering",
+}
+
+
+@pytest.mark.parametrize(("name", "task"), QDQ_HEADS.items())
+def test_each_head_of_qdqbert_has_its_class(quantized, tiny, name, task):
+    settings = {"is_decoder": True} if task == "text-generation" else {}
+    choices = {"num_choices": 2} if task == "multiple-choice" else {}
+    given = {key: value.expand(2, 2, 8).contiguous() if choices else value for key, value in CALL.items()}
+    model = getattr(neuronbert, name).from_pretrained(
+        quantized(task, **settings), export=True, batch_size=2, sequence_length=8, **choices
+    )
+    simulated = head_of(quantized(task, **settings), task)
+    with torch.no_grad():
+        expected = simulated(*(given[name] for name in simulated._inputs))[0]
+    found = next(iter(model(**given).values()))
+    assert found.shape == expected.shape
+    real = MASK.bool() if found.dim() == 3 and task != "multiple-choice" else ...
+    assert near(found[real], expected[real], 0.25)
+
+
+def test_a_class_of_qdqbert_takes_nothing_else(tiny, exported):
+    with pytest.raises(NotQuantizedError):
+        neuronbert.NeuronQDQBertModel.from_pretrained(tiny("feature-extraction"), export=True)
+    with pytest.raises(InvalidOptionError, match="quantization"):
+        neuronbert.NeuronQDQBertModel.from_pretrained(tiny("feature-extraction"), export=True, quantization="none")
+    with pytest.raises(WrongHeadError, match="quantization"):
+        neuronbert.NeuronQDQBertModel.from_pretrained(exported("feature-extraction"))

@@ -40,7 +40,7 @@ from neuronbert.errors import (
 )
 from neuronbert.integers import saturation
 from neuronbert.integers.ranges import names
-from neuronbert.quantized import sample
+from neuronbert.passages import sample
 from neuronbert.schemes import SECTION
 from tests.support.families import CONFIGS
 
@@ -349,9 +349,9 @@ def test_what_integers_cannot_follow_is_refused(tiny, tmp_path):
     relu = tiny("text-classification", hidden_act="relu")
     with pytest.raises(UnsupportedFeatureError, match="hidden_act='relu'"):
         quantize(str(relu), tmp_path / "out", TEXTS, PLAN)
-    plan = QuantizationPlan(quantization="ibert", keep_float=("layer.0",))
-    with pytest.raises(InvalidOptionError, match="keep_float"):
-        quantize(str(tiny("text-classification")), tmp_path / "out", TEXTS, plan)
+    for given in ({"keep_float": ("layer.0",)}, {"qat_steps": 3}, {"sensitivity": 0.1}):
+        with pytest.raises(InvalidOptionError, match="ibert have no such setting"):
+            QuantizationPlan(quantization="ibert", **given)
     with pytest.raises(NotQuantizedError):
         head_of(tiny("text-classification"))
     assert list(tmp_path.iterdir()) == []

@@ -247,3 +247,43 @@ def test_the_command_tells_what_it_made(tiny, tmp_path):
     done = CliRunner().invoke(app, ["quantize", arguments[0], str(tmp_path / "other")])
     assert done.exit_code == 2
     assert "--data" in done.stderr
+
+
+def test_each_quantizer_is_reported_with_what_it_clips(tiny, tmp_path):
+    plan = QuantizationPlan("percentile", percentile=90.0)
+    done = quantize(str(tiny("text-classification")), tmp_path / "out", TEXTS, plan)
+    assert len(done.noises) == 28
+    for noise in done.noises:
+        assert 0.05 < noise.clipped <= 0.1001, noise
+        assert noise.range < noise.largest
+        assert 0.01 < noise.noise < 1
+    exact = quantize(str(tiny("text-classification")), tmp_path / "max", TEXTS, QuantizationPlan("max")).noises
+    assert all(noise.clipped == 0 and noise.range == pytest.approx(noise.largest) for noise in exact)
+
+
+def test_what_costs_most_is_found_and_left_in_float(tiny, tmp_path):
+    folder = shutil.copytree(tiny("text-classification"), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.1.output.dense.bias"][3] = 400.0  # one column that takes up the range of all others
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    done = quantize(str(folder), tmp_path / "out", TEXTS, QuantizationPlan("max", sensitivity=1.0))
+    assert done.proposed == ()
+    assert len(done.costs) == 28
+    assert done.costs[0].name == "layer.1.output.add_local_input_quantizer"
+    assert done.costs[0].loss > 10 * done.costs[3].loss
+    limit = done.costs[0].loss / 2
+    done = quantize(str(folder), tmp_path / "again", TEXTS, QuantizationPlan("max", sensitivity=limit))
+    assert done.proposed[:1] == ("layer.1.output.add_local_input_quantizer",)
+    kept = QuantizationPlan("max", sensitivity=limit, keep_float=done.proposed)
+    assert quantize(str(folder), tmp_path / "kept", TEXTS, kept).proposed == done.proposed  # nothing more is needed
+
+
+def test_the_command_proposes_what_to_keep_in_float(tiny, tmp_path):
+    from neuronbert_cli.app import app
+
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    arguments = [str(tiny("text-classification")), str(tmp_path / "out"), "--data", str(tmp_path / "texts.txt")]
+    done = CliRunner().invoke(app, ["quantize", *arguments, "--sensitivity", "0.0000001"])
+    assert done.exit_code == 0, done.output
+    assert "costliest places" in done.stdout
+    assert "--keep-float layer." in done.stderr

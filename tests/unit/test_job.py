@@ -30,6 +30,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "any rows": {"dynamic_batch": True},
     "effort": {"optlevel": "1"},
     "logical cores": {"lnc": 1},
+    "quantization": {"quantization": "qdq"},
     "flags": {"compiler_args": ("--fast",)},
     "weights outside": {"inline_weights": False},
     "lazy": {"lazy_load": True},
