@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import dataclass, fields
 from functools import partial
@@ -280,14 +281,18 @@ def trainable(source: str | os.PathLike[str], task: str = "auto", *, learn_range
     Args:
         source: A folder that `quantize` made.
         task: The head's task; "auto" reads it off the checkpoint.
-        learn_ranges: Make the ranges parameters.
+        learn_ranges: Make the ranges parameters; of an I-BERT they are averages over the batches, as in its paper.
 
     Raises:
         NotQuantizedError: the checkpoint isn't quantized.
         NeuronBertError: whatever else the checkpoint has wrong.
     """
     checkpoint = Checkpoint.open(Path(source))
-    model = modeling.load(checkpoint, canonical_task(task, checkpoint), quantization="qdq").head.model
+    if checkpoint.scheme is not None and checkpoint.scheme.method == "ibert":
+        loaded = modeling.load(checkpoint, canonical_task(task, checkpoint))
+        model = ibert.prepare(loaded.head.model, checkpoint)
+    else:
+        model = modeling.load(checkpoint, canonical_task(task, checkpoint), quantization="qdq").head.model
     for module in model.modules():
         if hasattr(module, "_loss_function"):
             del module._loss_function  # a program has none; a model that is trained has its own again
@@ -311,15 +316,21 @@ def save_quantized(model: Any, source: str | os.PathLike[str], output: str | os.
         StorageError: it can't be written.
     """
     checkpoint = Checkpoint.open(Path(source))
-    ranges_of(model)
     scheme = checkpoint.scheme
     if scheme is None:
         raise NotQuantizedError(source, "qdq", "")
+    if scheme.method == "qdq":
+        ranges_of(model)
     held: dict[int, str] = {}
     tensors = {}
     for name, tensor in model.state_dict().items():
         if held.setdefault(tensor.data_ptr(), name) == name or tensor.numel() == 1:  # tied ones are written once
             tensors[name] = tensor.detach().contiguous()
+    if scheme.method == "ibert":
+        tensors |= ibert.learned(model).state(_stem(tensors))
+        if twin := checkpoint.architecture.twin:
+            own = re.compile(rf"^{twin}\.")
+            tensors = {own.sub(f"{checkpoint.architecture.model_type}.", name): it for name, it in tensors.items()}
     with staged(output, owned=lambda _: None, overwrite=False) as folder:
         _write(checkpoint, scheme, tensors, folder)
 
@@ -371,8 +382,12 @@ def _weights(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], str]:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if not (placement.is_range(name) or is_range(name))]  # noqa: SIM118
             tensors |= {name: file.get_tensor(name) for name in names}
+    return tensors, _stem(tensors)
+
+
+def _stem(tensors: Mapping[str, Tensor]) -> str:
     first = next(name for name in tensors if "encoder.layer.0." in name)
-    return tensors, first[: first.index("encoder.layer.0.")]
+    return first[: first.index("encoder.layer.0.")]
 
 
 def _write(

@@ -57,37 +57,42 @@ class Observing(FloatArithmetic):
             embedded = super().embed(site, given)
         finally:
             hook.remove()
-        self._look("embeddings.embeddings_act1", held[0])
-        self._deviation("embeddings.LayerNorm", held[0])
-        return self._look("embeddings.output_activation", embedded)
+        self.look("embeddings.embeddings_act1", held[0])
+        self.deviation("embeddings.LayerNorm", held[0])
+        return self.look("embeddings.output_activation", embedded)
 
     def project(self, site: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See Arithmetic."""
         name, found = self._names[id(site)], super().project(site, hidden)
-        for part, values in zip(("query", "key", "value"), found, strict=True):
-            self._look(f"{name}.{part}_activation", values)
-        return found
+        parts = zip(("query", "key", "value"), found, strict=True)
+        query, key, value = (self.look(f"{name}.{part}_activation", values) for part, values in parts)
+        return query, key, value
 
     def context(self, site: Any, probabilities: Tensor, value: Tensor) -> Tensor:
         """See Arithmetic."""
         name = f"{self._names[id(site)]}.output_activation"
-        return self._look(name, super().context(site, probabilities, value))
+        return self.look(name, super().context(site, probabilities, value))
 
     def activate(self, site: Any, hidden: Tensor) -> Tensor:
         """See Arithmetic."""
         layer = self._names[id(site)].removesuffix("intermediate")
-        return self._look(f"{layer}pre_output_act", super().activate(site, hidden))
+        return self.look(f"{layer}pre_output_act", super().activate(site, hidden))
 
     def add_norm(self, site: Any, hidden: Tensor, residual: Tensor) -> Tensor:
         """See Arithmetic."""
         name = self._names[id(site)]
-        total = self._look(f"{name}.ln_input_act", hidden + residual)
-        self._deviation(f"{name}.LayerNorm", total)
+        total = self.look(f"{name}.ln_input_act", hidden + residual)
+        self.deviation(f"{name}.LayerNorm", total)
         first = name.endswith("attention.output")
         after = f"{name.removesuffix('attention.output')}pre_intermediate_act" if first else f"{name}.output_activation"
-        return self._look(after, super().add_norm(site, hidden, residual))
+        return self.look(after, super().add_norm(site, hidden, residual))
 
-    def _look(self, name: str, values: Tensor) -> Tensor:
+    def look(self, name: str, values: Tensor) -> Tensor:
+        """Take in what is at a place, and give what goes on from there: the same.
+
+        Raises:
+            IntegerRangeError: a value isn't finite.
+        """
         told = values.transpose(1, 2) if values.dim() == 4 else values
         told = told if self.mask is None else told[self.mask]
         if not bool(torch.isfinite(told).all()):
@@ -95,7 +100,9 @@ class Observing(FloatArithmetic):
         self.seen[name].add(told)
         return values
 
-    def _deviation(self, name: str, values: Tensor) -> None:
+    def deviation(self, name: str, values: Tensor) -> None:
+        """Take in what a LayerNorm is given."""
+        values = values.detach()
         centred = values - values.mean(-1, keepdim=True)
         largest = float(centred.square().sum(-1).max().sqrt())
         self._deviations[name] = max(self._deviations.get(name, 0.0), largest)

@@ -40,6 +40,8 @@ TWICE: Final = {
 }
 """Ranges that transformers holds twice, because it rounds twice in a row."""
 NORMS: Final = ("attention.output.LayerNorm", "output.LayerNorm")
+WIDE: Final = ("embeddings.embeddings_act1", "ln_input_act")
+"""How the names end of what is rounded to 16 bits or more: these have levels enough for the largest value."""
 MOMENTUM: Final = 0.95
 _UNSET: Final = 1.1e-5
 """A fresh range of transformers is from -1e-5 to 1e-5."""

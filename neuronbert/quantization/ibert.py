@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from safetensors.torch import safe_open
 
 from neuronbert.checkpoint import CONFIG
-from neuronbert.encoder.model import install
+from neuronbert.encoder.model import Encoder, install
 from neuronbert.errors import CheckpointCorruptError
 from neuronbert.integers import ranges
 from neuronbert.integers.arithmetic import INTEGERS
 from neuronbert.integers.calibration import Observing
 from neuronbert.integers.layers import FORCE_DEQUANT, convert
 from neuronbert.integers.ranges import Ranges
+from neuronbert.integers.training import Training
 from neuronbert.quantization import calibration
 from neuronbert.quantization.histograms import Histogram
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.schemes import CalibrationMethod
 
-_WIDE: Final = ("embeddings.embeddings_act1", "ln_input_act")
-"""What is rounded to 16 bits or more: these have levels enough for the largest value."""
 _LEVELS: Final = 127
 
 
@@ -90,6 +89,28 @@ def check(encoder: Any, found: Ranges) -> None:
     convert(copy.deepcopy(encoder), found)
 
 
+def prepare(model: Any, checkpoint: Checkpoint) -> Any:
+    """Put our encoder, with the rounding of a checkpoint's ranges in it, into its float model: it can be trained then.
+
+    Raises:
+        UncalibratedError: a range is missing.
+    """
+    found = read(checkpoint.weight_files)
+    found.check(len(model.base_model.encoder.layer))
+    model = install(model)
+    for encoder in model.modules():
+        if isinstance(encoder, Encoder):
+            encoder.arithmetic = Training(encoder, found)
+    return model
+
+
+def learned(model: Any) -> Ranges:
+    """The ranges of a model that was prepared for training, as they are now."""
+    arithmetics = (module.arithmetic for module in model.modules() if isinstance(module, Encoder))
+    found = next(item for item in arithmetics if isinstance(item, Training))
+    return found.learned()
+
+
 def read(files: Iterable[Path]) -> Ranges:
     """The ranges in weight files.
 
@@ -111,4 +132,4 @@ def _own(name: str) -> str:
 
 
 def _extent(method: CalibrationMethod, percentile: float, name: str, histogram: Histogram) -> float:
-    return calibration.choose(name, histogram, _LEVELS, ("max" if name.endswith(_WIDE) else method, percentile))
+    return calibration.choose(name, histogram, _LEVELS, ("max" if name.endswith(ranges.WIDE) else method, percentile))

@@ -41,6 +41,8 @@ from neuronbert.errors import (
 from neuronbert.integers import saturation
 from neuronbert.integers.ranges import names
 from neuronbert.passages import sample
+from neuronbert.quantization import ibert
+from neuronbert.quantized import save_quantized, trainable
 from neuronbert.schemes import SECTION
 from tests.support.families import CONFIGS
 
@@ -482,3 +484,49 @@ def test_the_command_calibrates_for_integers(tiny, tmp_path):
     assert json.loads(done.stdout)["scheme"]["method"] == "ibert"
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert (config["force_dequant"], config[SECTION]["calibration"]["method"]) == ("nonlinear", "mse")
+
+
+# fine-tuning
+
+
+@pytest.mark.parametrize("source", ["quantized", "theirs"])
+def test_training_moves_ranges_and_weights_and_the_integers_follow(source, quantized, theirs, tmp_path):
+    folder = quantized if source == "quantized" else theirs[1]
+    teacher = head_of(folder, quantization="none")
+    shape = StaticShape(4, 16)
+    given = dict(zip([spec.name for spec in teacher.inputs], inputs.example(teacher.inputs, shape), strict=True))
+    given["input_ids"] = torch.randint(5, 99, (4, 16))
+    with torch.no_grad():
+        (wanted,) = teacher.head(*given.values())
+    model = trainable(folder)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    losses = []
+    for _ in range(30):
+        loss = (model(**given).logits - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) < sum(losses[:5])
+    weight = model.base_model.encoder.layer[0].attention.self.query.weight
+    assert weight.grad.abs().max() > 0
+    save_quantized(model, folder, tmp_path / "out")
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "out"))
+    name = next(name for name in after if name.endswith("layer.1.pre_output_act.x_max"))
+    assert after[name] != before[name]
+    with torch.no_grad():
+        (rounded_,) = head_of(tmp_path / "out").head(*given.values())
+        expected = model.eval()(**given).logits
+    # What is trained has no polynomials, and two roundings less; random weights pass on every step of difference.
+    assert (rounded_ - expected).abs().max() < 0.35 * (wanted - wanted.mean()).abs().max()
+
+
+def test_in_evaluation_ranges_stand_still(quantized):
+    model = trainable(quantized).eval()
+    before = ibert.learned(model).extents
+    with torch.no_grad():
+        model(input_ids=torch.randint(5, 99, (2, 8)))
+    assert ibert.learned(model).extents == before
