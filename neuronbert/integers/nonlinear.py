@@ -25,10 +25,8 @@ ERF_A: Final = -0.2888
 ERF_B: Final = -1.769
 ROOT_2: Final = 1.4142
 """As I-BERT rounds them; checkpoints are trained with these."""
-EXP_STEPS: Final = 30
-"""e ** x is taken for 0 where it is less than 2 ** -30."""
 SUM_BITS: Final = 32
-PROBABILITY_BITS: Final = 8
+"""What a sum of squares may take on I-BERT's hardware."""
 GELU_SHIFT: Final = 14
 _FINEST: Final = 2.0**-14
 """The finest scale that scores are taken at: the polynomial's value has 30 bits then."""

@@ -86,6 +86,53 @@ def _softmax(scores: torch.Tensor, scale: float, attended: torch.Tensor) -> torc
     return steps.softmax(scores, attended, nonlinear.softmax_constants(scale, scale_of(1.0, 16)))
 
 
+def _softmax_of_the_paper(row: list[int], scale: float) -> list[int]:
+    """I-BERT's algorithms 1 and 2 on Python's own integers, with the 16 bits that its authors put in between."""
+    ln2, b, c = (
+        math.ceil(0.6931 / scale),
+        math.floor(0.96963238 / 0.35815147 / scale),
+        math.floor(1 / 0.35815147 / scale**2),
+    )
+    ratio = Fraction(0.35815147 * scale**2 / scale_of(1.0, 16))
+    rounded = []
+    for score in row:
+        below = min(max(row) - score, 30 * ln2)
+        halvings, rest = below // ln2, below // ln2 * ln2 - below
+        exponential = Fraction((rest + b) * rest + c, 2**halvings) * ratio
+        rounded.append(min(math.floor(exponential + Fraction(1, 2)), 2**15 - 1))
+    factor = 2**32 // sum(rounded)
+    return [min(item * factor // 2**24, 255) for item in rounded]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.floats(-7, 0), min_size=1, max_size=40), st.sampled_from([2.0**-13, 3e-4, 1e-3, 0.02]))
+def test_softmax_is_that_of_the_paper(row: list[float], scale: float) -> None:
+    scores = [round(score / scale) for score in row]
+    found = _softmax(torch.tensor([scores], dtype=torch.int32), scale, torch.ones(1, dtype=torch.bool))
+    assert found.tolist()[0] == _softmax_of_the_paper(scores, scale)
+
+
+def test_exp_is_the_polynomial_of_the_paper_digit_for_digit() -> None:
+    constants = nonlinear.exp_constants(1e-3)
+    polynomial, halvings = nonlinear.exp(torch.arange(-21_000, 1), list(constants[:5]))
+    for score, value, halving in zip(range(-21_000, 1), polynomial.tolist(), halvings.tolist(), strict=True):
+        rest = max(score, -30 * 694)
+        assert halving == -rest // 694
+        rest += halving * 694
+        assert value == (rest + 2707) * rest + 2792114
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(-(2**21), 2**21 - 1), min_size=2, max_size=24), st.integers(0, 12))
+def test_layer_norm_is_that_of_the_paper(row: list[int], shift: int) -> None:
+    mean = math.floor(Fraction(sum(row), len(row)) + Fraction(1, 2))
+    squares = sum(((value - mean) >> shift) ** 2 for value in row)
+    factor = 2**31 // (max(math.isqrt(squares), 1) << shift)
+    bias = list(range(len(row)))
+    want = [(((value - mean) * factor) >> 1) + beside for value, beside in zip(row, bias, strict=True)]
+    assert nonlinear.layer_norm(torch.tensor([row], dtype=torch.int32), torch.tensor(bias), shift).tolist() == [want]
+
+
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**-12, 2.0**-8])
 def test_softmax_is_within_a_step_and_a_half_of_the_real_one(scale: float) -> None:
     torch.manual_seed(0)
