@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from neuronbert.lengths import count_lengths as count_lengths
     from neuronbert.megatron.conversion import convert_megatron as convert_megatron
     from neuronbert.models import NeuronTracedModel as NeuronTracedModel
+    from neuronbert.onnx_export import export_onnx as export_onnx
     from neuronbert.pipelines import pipeline as pipeline
     from neuronbert.predictor import Predictor as Predictor
     from neuronbert.preflight.flight import check as check
@@ -162,6 +163,7 @@ _HOMES = {
     "lengths": ("Lengths", "count_lengths"),
     "megatron.conversion": ("convert_megatron",),
     "models": ("NeuronTracedModel",),
+    "onnx_export": ("export_onnx",),
     "pipelines": ("pipeline",),
     "predictor": ("Predictor",),
     "preflight.flight": ("check",),

@@ -63,6 +63,8 @@ def _summary(manifest: Manifest) -> str:
         "Compiler": compiler.name + " (" + ", ".join(f"{k} {v}" for k, v in compiler.versions.items()) + ")",
         "Weights": f"sha256 `{source.weights_sha256}`",
     }
+    if manifest.quantization != "none":
+        rows["Quantization"] = manifest.quantization
     if source.random_weights:
         rows["Random weights"] = ", ".join(f"`{name}`" for name in source.random_weights)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -19,6 +19,7 @@ from neuronbert.architectures import TASKS, find_architecture, find_task, infer_
 from neuronbert.errors import (
     CheckpointCorruptError,
     MissingFileError,
+    NotQuantizedError,
     SequenceExceedsPositionsError,
     UnknownTaskError,
     UnsafeWeightsError,
@@ -119,6 +120,22 @@ class Checkpoint:
     def scheme(self) -> Scheme | None:
         """How it is quantized; None if it isn't."""
         return schemes.read(self.config, self.path / CONFIG)
+
+    def quantization(self, asked: str) -> Literal["none", "qdq", "ibert"]:
+        """What a program of it computes with.
+
+        Args:
+            asked: "auto" for what it is quantized by, "none" for float all the same, or a method.
+
+        Raises:
+            NotQuantizedError: it isn't quantized by the method.
+        """
+        scheme = self.scheme
+        if asked == "none" or (asked == "auto" and scheme is None):
+            return "none"
+        if scheme is None or asked not in ("auto", scheme.method):
+            raise NotQuantizedError(self.path, asked, scheme.method if scheme else "")
+        return scheme.method
 
     @property
     def max_sequence_length(self) -> int:

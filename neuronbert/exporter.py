@@ -25,7 +25,7 @@ from neuronbert.cache.entry import Build
 from neuronbert.cache.job import Job
 from neuronbert.cache.store import Cache
 from neuronbert.checkpoint import CONFIG, canonical_task
-from neuronbert.errors import InvalidOptionError, NotQuantizedError, StorageError
+from neuronbert.errors import InvalidOptionError, StorageError
 from neuronbert.manifest import Manifest, Source
 from neuronbert.shapes import StaticShape, check_choices
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.hub import Resolved
     from neuronbert.modeling import LoadedHead
-    from neuronbert.spec import ExportSpec, Quantization
+    from neuronbert.spec import ExportSpec
 
 logger = logging.getLogger("neuronbert")
 
@@ -82,7 +82,7 @@ def export(
     with staged(output, overwrite=overwrite) as folder, found as (resolved, checkpoint):
         task = canonical_task(spec.task, checkpoint)
         checkpoint = sentences.with_modules(checkpoint, task)
-        spec = replace(spec, task=task, target=target, quantization=_quantization(spec, checkpoint))
+        spec = replace(spec, task=task, target=target, quantization=checkpoint.quantization(spec.quantization))
         spec = _without_casts(spec)
         _check(spec, checkpoint, task, folder)
         make = partial(_build, spec, checkpoint, backend, folder, progress)
@@ -141,13 +141,6 @@ def _build(
         compiler=compiled.compiler,
         files=files,
     )
-
-
-def _quantization(spec: ExportSpec, checkpoint: Checkpoint) -> Quantization:
-    found = checkpoint.scheme.method if checkpoint.scheme else "none"
-    if spec.quantization not in ("auto", "none", found):
-        raise NotQuantizedError(checkpoint.path, spec.quantization, found if checkpoint.scheme else "")
-    return found if spec.quantization == "auto" else spec.quantization
 
 
 def _is_integer(spec: ExportSpec) -> bool:

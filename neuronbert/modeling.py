@@ -23,7 +23,6 @@ from neuronbert.encoder.model import ENCODER_TYPES, Encoder, install
 from neuronbert.errors import (
     CheckpointCorruptError,
     HeadWeightsMissingError,
-    NotQuantizedError,
     UnsupportedModelError,
     first_line,
 )
@@ -127,7 +126,8 @@ def load(
     outputs = find_form(architecture, task).outputs
     model, missing = _load_model(checkpoint, class_name)
     if quantization != "none":
-        check_quantization(checkpoint, quantization)
+        checkpoint.quantization(quantization)
+        check_encoder(checkpoint)
         model = METHODS[quantization].simulate(model, checkpoint)
     notes = list(sentences.notes(checkpoint))
     for part in _missing_parts(architecture, task, model, missing):
@@ -196,19 +196,6 @@ def check_encoder(checkpoint: Checkpoint) -> None:
     model_type = checkpoint.architecture.model_type
     if (checkpoint.architecture.twin or model_type) not in ENCODER_TYPES:
         raise UnsupportedModelError(model_type, ENCODER_TYPES, "what is asked for is built on our own encoder")
-
-
-def check_quantization(checkpoint: Checkpoint, quantization: str) -> None:
-    """Refuse a quantization that a checkpoint doesn't have.
-
-    Raises:
-        NotQuantizedError: it has none, or another.
-        UnsupportedModelError: its layers aren't those of our encoder.
-    """
-    found = checkpoint.scheme.method if checkpoint.scheme else ""
-    if found != quantization:
-        raise NotQuantizedError(checkpoint.path, quantization, found)
-    check_encoder(checkpoint)
 
 
 def _check_trunk(checkpoint: Checkpoint, missing: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from .. import _buckets, _output
 from .._options import BatchSize, Bucket, Json, NumChoices, Revision, SequenceLength, Token, shape_options, words
 
 _NEURON = "Neuron targets"
+_FORMATS = ("neuronbert", "onnx")
 
 
 def export(
@@ -89,6 +90,9 @@ def export(
     compiler_workdir: Annotated[
         Path | None, typer.Option(help="Keep the compiler's files here.", rich_help_panel=_NEURON)
     ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="neuronbert, or onnx: a model.onnx of any batch and sequence, no artifact.")
+    ] = "neuronbert",
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with these options; given ones win.")] = None,
     allow_random_weights: Annotated[
         bool, typer.Option("--allow-random-weights", help="Initialise a head that the checkpoint lacks.")
@@ -118,6 +122,8 @@ def export(
     del disable_validation
     if cache_dir is not None:
         raise InvalidOptionError("--cache-dir", cache_dir, "left out: HF_HUB_CACHE says where downloads are kept")
+    if format_ not in _FORMATS:
+        raise InvalidOptionError("--format", format_, "one of " + ", ".join(map(repr, _FORMATS)))
     sizes = shape_options(bucket, batch_size, sequence_length, num_choices)
     sample = _buckets.Sample.of(buckets_from, max_buckets, sizes)
     given = {
@@ -144,6 +150,9 @@ def export(
         options |= {name: value for name, value in given.items() if value is not None}
         spec = _spec(options, allow_random_weights)
         choice = _buckets.choose(sample, spec, token, progress) if sample else None
+    if format_ == "onnx":
+        _export_onnx(spec, output, token, json_)
+        return
     if choice:
         spec = choice.spec
         if not json_:
@@ -163,6 +172,17 @@ def export(
         _output.note(f"{len(manifest.source.random_weights)} weights are random: the checkpoint has no such head.")
     where = "" if manifest.target == "cpu" else f", on a machine with a {manifest.target} device"
     _output.note(f"Next{where}: neuronbert validate {shlex.quote(str(artifact.path))}")
+
+
+def _export_onnx(spec: Any, output: Path, token: str | None, as_json: bool) -> None:
+    with _output.progress() as progress:
+        from neuronbert import export_onnx
+
+        path = export_onnx(spec, output, token=token, progress=progress)
+    if as_json:
+        _output.as_json({"path": str(path), "bytes": path.stat().st_size})
+    else:
+        _output.data(f"{path}: {path.stat().st_size} bytes")
 
 
 def _spec(options: dict[str, Any], allow_random_weights: bool) -> Any:

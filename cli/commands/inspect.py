@@ -96,6 +96,7 @@ def _facts(manifest: "Manifest", verdict: str) -> dict[str, str]:
         "target": f"{manifest.target}, by {compiler.name}, "
         + ", ".join(f"{name} {version}" for name, version in compiler.versions.items()),
         "auto-cast": cast,
+        **({} if manifest.quantization == "none" else {"quantization": manifest.quantization}),
         "shapes": ", ".join(shape.name for shape in manifest.shapes),
         "inputs": "; ".join(inputs),
         "outputs": "; ".join(outputs),

@@ -75,7 +75,8 @@ def check(
         checkpoint.check_settings(task)
         check_choices(spec.shapes, needed=task == "multiple-choice")
         progress("loading the weights")
-        loaded = modeling.load(checkpoint, task, allow_random_weights=spec.allow_random_weights)
+        method = checkpoint.quantization(spec.quantization)
+        loaded = modeling.load(checkpoint, task, quantization=method, allow_random_weights=spec.allow_random_weights)
     copies = 1 if backend == "torchneuron" else len(spec.shapes)  # it has one set of weights for all programs
     case = Case(target, Graph(()), positions=checkpoint.max_sequence_length, lnc=spec.lnc, copies=copies)
     flight = _Flight(case, loaded, hlo_python)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import neuronbert
 from neuronbert import (
@@ -16,6 +18,7 @@ from neuronbert import (
     NeuronAutoModel,
     QuantizationPlan,
     StaticShape,
+    check,
     export,
     modeling,
     quantize,
@@ -150,6 +153,17 @@ def test_a_manifest_says_how_its_programs_compute(artifact):
     manifest = Artifact.open(artifact).manifest
     assert manifest.quantization == "qdq"
     assert manifest.compiler.auto_cast == "none"
+    assert "| Quantization | qdq |" in (artifact / "README.md").read_text()
+    from neuronbert_cli.app import app
+
+    assert "quantization" in CliRunner().invoke(app, ["inspect", str(artifact)]).stdout
+
+
+def test_a_preflight_looks_at_the_simulation(quantized):
+    spec = ExportSpec(str(quantized()), (StaticShape(2, 8),), target="inf2")
+    assert check(spec).passed
+    with pytest.raises(NotQuantizedError):
+        check(replace(spec, quantization="ibert"))
 
 
 def test_validation_fails_on_a_program_of_other_ranges(quantized, artifact, tmp_path):
