@@ -25,6 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps $(SAMPLE)
+	-$(BIN)/neuronbert kernels  # where there is no compiler, programs go without
 	@touch $@
 
 demo: $(READY) ## Export, validate and run a real checkpoint in out/demo

@@ -15,6 +15,7 @@ from .commands.convert_megatron import convert_megatron
 from .commands.doctor import doctor
 from .commands.export import export
 from .commands.inspect import inspect
+from .commands.kernels import kernels
 from .commands.predict import predict
 from .commands.push import push_to_hub
 from .commands.quantize import quantize
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 for command in (
     *(check, export, validate, bench, predict, inspect, push_to_hub, convert_megatron, doctor),
-    *(quantize, search_lengths),
+    *(quantize, kernels, search_lengths),
 ):
     app.command()(reported()(command))
 caching = typer.Typer(help="See, clear and check the programs that are kept to be copied.", no_args_is_help=True)

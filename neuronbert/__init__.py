@@ -13,6 +13,7 @@ from neuronbert._version import __version__
 if TYPE_CHECKING:
     from neuronbert.artifact import Artifact as Artifact
     from neuronbert.backends.base import Placement as Placement
+    from neuronbert.backends.integer_kernels import build_kernels as build_kernels
     from neuronbert.benchmark.report import BenchReport as BenchReport
     from neuronbert.benchmark.report import BenchSpec as BenchSpec
     from neuronbert.benchmark.turns import bench as bench
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     )
     from neuronbert.heads import NeuronBertLMHeadModel as NeuronBertLMHeadModel
     from neuronbert.heads import NeuronBertModel as NeuronBertModel
+    from neuronbert.heads import NeuronIBertForMaskedLM as NeuronIBertForMaskedLM
+    from neuronbert.heads import NeuronIBertForMultipleChoice as NeuronIBertForMultipleChoice
+    from neuronbert.heads import NeuronIBertForQuestionAnswering as NeuronIBertForQuestionAnswering
+    from neuronbert.heads import NeuronIBertForSequenceClassification as NeuronIBertForSequenceClassification
+    from neuronbert.heads import NeuronIBertForTokenClassification as NeuronIBertForTokenClassification
+    from neuronbert.heads import NeuronIBertModel as NeuronIBertModel
     from neuronbert.heads import NeuronMegatronBertForCausalLM as NeuronMegatronBertForCausalLM
     from neuronbert.heads import NeuronMegatronBertForMaskedLM as NeuronMegatronBertForMaskedLM
     from neuronbert.heads import NeuronMegatronBertForMultipleChoice as NeuronMegatronBertForMultipleChoice
@@ -104,6 +111,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "artifact": ("Artifact",),
     "backends.base": ("Placement",),
+    "backends.integer_kernels": ("build_kernels",),
     "buckets": ("Buckets", "choose_buckets"),
     "benchmark.report": ("BenchReport", "BenchSpec"),
     "benchmark.turns": ("bench",),
@@ -122,6 +130,12 @@ _HOMES = {
         "NeuronBertForTokenClassification",
         "NeuronBertLMHeadModel",
         "NeuronBertModel",
+        "NeuronIBertForMaskedLM",
+        "NeuronIBertForMultipleChoice",
+        "NeuronIBertForQuestionAnswering",
+        "NeuronIBertForSequenceClassification",
+        "NeuronIBertForTokenClassification",
+        "NeuronIBertModel",
         "NeuronMegatronBertForCausalLM",
         "NeuronMegatronBertForMaskedLM",
         "NeuronMegatronBertForMultipleChoice",

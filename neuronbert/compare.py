@@ -108,6 +108,17 @@ def fidelity(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance
     return Tolerance(cosine, limit, limit, reason, QUANTIZATION_COST.overlap, scale)
 
 
+def exactness(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance:
+    """What an output of a program of integers alone is held to, against its reference: the same integers.
+
+    Args:
+        pairs: Of every call: the reference's output, that of the model in float, and the mask as for `measure`.
+    """
+    scale = max(size(exact, mask) for _, exact, mask in pairs)
+    reason = "the integers are the same; a head behind them is of floats, which other kernels add in another order"
+    return replace(_FP32, reason=reason, scale=scale)
+
+
 def problem(output: Tensor, reference: Tensor) -> str:
     """What makes two outputs incomparable, or an empty text."""
     if output.shape != reference.shape:

@@ -16,14 +16,14 @@
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CalibrationError, UncalibratedError
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError, SchemeError,
-    │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError
+    │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError, IntegerRangeError
     │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError,
     │                               ForeignArtifactError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
-    │   │   NotExportableError, MissingPackageError (also an ImportError)
+    │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError)
     │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
@@ -543,6 +543,13 @@ class HeadWeightsMissingError(CheckpointError):
         )
 
 
+class IntegerRangeError(CheckpointError):
+    """A range or a weight that makes integers too wide for integer arithmetic."""
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(f"{place} can't be computed on integers: {problem}. Calibrate it again on other data.")
+
+
 class TokenizerError(DataError):
     """Tokenizer files that make no tokenizer."""
 
@@ -713,6 +720,16 @@ class StorageError(UnavailableError):
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path} can't be written: {reason}. Choose another place, or make room.")
+
+
+class KernelBuildError(UnavailableError):
+    """The integer kernels can't be compiled here."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The integer kernels can't be compiled ({reason}). Without them programs give the same results, "
+            "slower. Building them needs a C++ compiler and ninja: apt-get install g++ ninja-build."
+        )
 
 
 class MissingPackageError(UnavailableError, ImportError):

@@ -81,6 +81,7 @@ class Architecture:
         lengths: Whether the model is to be told that rows are full: else it reads that off the ids, on the host.
         distances: Whether it takes logarithms of relative positions, and so of 0: to be kept from it.
         refused: Classes of transformers that are no heads here, and why.
+        twin: The model type into whose classes its weights are loaded, where its own simulate a quantization.
     """
 
     model_type: str
@@ -99,6 +100,7 @@ class Architecture:
     lengths: bool = False
     distances: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+    twin: str = ""
 
 
 _CLASSES: Final = {
@@ -187,6 +189,16 @@ ROWS: Final[tuple[Architecture, ...]] = (
     _roberta("roberta", "Roberta"),
     _roberta("xlm-roberta", "XLMRoberta"),
     _roberta("camembert", "Camembert"),
+    Architecture(
+        "ibert",
+        _SEGMENTED,
+        _heads("IBert", *_SIX),
+        position_offset="pad",
+        pad_token_id=1,
+        least={"token_type_ids": 2},
+        only=(_ABSOLUTE, _CHUNKS, Only("hidden_act", ("gelu",), "I-BERT's polynomial is GELU's alone")),
+        twin="roberta",
+    ),
     Architecture(
         "distilbert",
         _MASKED,

@@ -157,6 +157,12 @@ NeuronMegatronBertForMultipleChoice = _own("megatron-bert", NeuronModelForMultip
 NeuronMegatronBertForNextSentencePrediction = _own("megatron-bert", NeuronModelForNextSentencePrediction)
 NeuronMegatronBertForPreTraining = _own("megatron-bert", NeuronModelForPreTraining)
 NeuronMegatronBertForCausalLM = _own("megatron-bert", NeuronModelForCausalLM)
+NeuronIBertModel = _own("ibert", NeuronModelForFeatureExtraction)
+NeuronIBertForMaskedLM = _own("ibert", NeuronModelForMaskedLM)
+NeuronIBertForSequenceClassification = _own("ibert", NeuronModelForSequenceClassification)
+NeuronIBertForTokenClassification = _own("ibert", NeuronModelForTokenClassification)
+NeuronIBertForQuestionAnswering = _own("ibert", NeuronModelForQuestionAnswering)
+NeuronIBertForMultipleChoice = _own("ibert", NeuronModelForMultipleChoice)
 
 
 def _quantized(name: str, neutral: type[T]) -> type[T]:

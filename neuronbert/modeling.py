@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from neuronbert import sentences
 from neuronbert.adapters import CallMask, keep_distances, tell_lengths
-from neuronbert.architectures import find_form, find_head, find_task
+from neuronbert.architectures import find_architecture, find_form, find_head, find_task
 from neuronbert.encoder import adapting
 from neuronbert.encoder.arithmetic import FLOAT, FUSED
 from neuronbert.encoder.model import ENCODER_TYPES, Encoder, install
@@ -28,6 +28,7 @@ from neuronbert.errors import (
     UnsupportedModelError,
     first_line,
 )
+from neuronbert.integers import ranges
 from neuronbert.manifest import OutputSpec
 from neuronbert.pooling import SentenceEncoder
 from neuronbert.quantization import placement
@@ -200,7 +201,7 @@ def check_encoder(checkpoint: Checkpoint) -> None:
         UnsupportedModelError: they aren't.
     """
     model_type = checkpoint.architecture.model_type
-    if model_type not in ENCODER_TYPES:
+    if (checkpoint.architecture.twin or model_type) not in ENCODER_TYPES:
         raise UnsupportedModelError(model_type, ENCODER_TYPES, "what is asked for is built on our own encoder")
 
 
@@ -266,8 +267,13 @@ def _adapted(checkpoint: Checkpoint, task: str, model: nn.Module, outputs: Seque
 
 
 def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str, ...]]:
+    settings: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+    twin, model_type = checkpoint.architecture.twin, checkpoint.architecture.model_type
+    if twin:
+        task = next(task for task, name in checkpoint.architecture.heads.items() if name == class_name)
+        class_name = find_head(find_architecture(twin), task)
+        settings["key_mapping"] = {rf"^{model_type}\.": f"{twin}."}
     model_class = getattr(transformers, class_name)
-    settings = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     options = {
         "attn_implementation": checkpoint.architecture.attention,
         "output_loading_info": True,
@@ -281,7 +287,7 @@ def _load_model(checkpoint: Checkpoint, class_name: str) -> tuple[Any, tuple[str
             model, info = model_class.from_pretrained(checkpoint.path, config=config, **settings, **options)
     except Exception as error:
         raise CheckpointCorruptError(checkpoint.path, f"it makes no {class_name} ({first_line(error)})") from error
-    weights = [key for key in info["unexpected_keys"] if not placement.is_range(key)]
+    weights = [key for key in info["unexpected_keys"] if not (placement.is_range(key) or ranges.is_range(key))]
     beyond = [key for key in weights if _is_layer(checkpoint.architecture, key)]
     if beyond:
         raise CheckpointCorruptError(checkpoint.path, f"its config has no place for {sorted(beyond)[0]}")

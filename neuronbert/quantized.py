@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -22,7 +24,9 @@ from safetensors.torch import save_file
 from neuronbert import modeling, passages, sentences, sources, tokenization
 from neuronbert.checkpoint import CONFIG, WEIGHTS, Checkpoint, canonical_task
 from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, NotQuantizedError
-from neuronbert.quantization import placement, sensitivity
+from neuronbert.integers.layers import FORCE_DEQUANT
+from neuronbert.integers.ranges import is_range
+from neuronbert.quantization import ibert, placement, sensitivity
 from neuronbert.quantization.calibration import calibrate
 from neuronbert.quantization.qdq import QdqArithmetic
 from neuronbert.quantization.training import distill
@@ -44,11 +48,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from neuronbert.integers.layers import ForceDequant
     from neuronbert.quantization.sensitivity import Cost, Noise
 
 
 logger = logging.getLogger("neuronbert")
 
+Quantization = Literal["qdq", "ibert"]
+QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)
+_METHODS: Final[Mapping[Quantization, CalibrationMethod]] = {"qdq": "percentile", "ibert": "mse"}
+_ONLY_QDQ: Final = ("keep_float", "inputs", "weights", "qat_steps", "learn_ranges", "sensitivity")
 _LOOKS: Final = 2
 """Batches that the cost of each place is measured with."""
 
@@ -81,7 +90,8 @@ class QuantizationPlan:
     """How a checkpoint is quantized.
 
     Attributes:
-        method: How the ranges of inputs are chosen: "max", "percentile", "mse" or "entropy".
+        method: How the ranges of inputs are chosen: "max", "percentile", "mse" or "entropy"; by default what suits the
+            quantization, percentile for qdq and mse for ibert.
         percentile: The share of values, in percent, that the method of that name leaves unclipped.
         rows: The most rows of text that are looked at.
         sequence_length: Their tokens are cut to so many.
@@ -93,12 +103,14 @@ class QuantizationPlan:
             difference of the last hidden states over their variance.
         inputs: How inputs are quantized.
         weights: How weights are quantized.
+        quantization: "qdq" for 8 bits with float in between, "ibert" for integers alone.
+        force_dequant: I-BERT's functions that stay in float: "none", "gelu", "softmax", "layernorm" or "nonlinear".
 
     Raises:
         InvalidOptionError: an option has a value that it can't take.
     """
 
-    method: CalibrationMethod = "percentile"
+    method: CalibrationMethod | None = None
     percentile: float = 99.99
     rows: int = 512
     sequence_length: int = 128
@@ -108,9 +120,17 @@ class QuantizationPlan:
     sensitivity: float | None = None
     inputs: Descriptor = INPUTS
     weights: Descriptor = PER_CHANNEL
+    quantization: Quantization = "qdq"
+    force_dequant: ForceDequant = "none"
+
+    @property
+    def chosen(self) -> CalibrationMethod:
+        """The method, or the quantization's own."""
+        return self.method or _METHODS[self.quantization]
 
     def __post_init__(self) -> None:
-        if self.method not in CALIBRATION_METHODS:
+        self._check_quantization()
+        if self.method is not None and self.method not in CALIBRATION_METHODS:
             raise InvalidOptionError("method", self.method, "one of " + ", ".join(map(repr, CALIBRATION_METHODS)))
         if not 0 < self.percentile <= 100:
             raise InvalidOptionError("percentile", self.percentile, "more than 0 and at most 100")
@@ -121,6 +141,22 @@ class QuantizationPlan:
         for name in ("rows", "sequence_length"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(name, getattr(self, name), "1 or more")
+
+    def _check_quantization(self) -> None:
+        for name, allowed in (("quantization", QUANTIZATIONS), ("force_dequant", FORCE_DEQUANT)):
+            if getattr(self, name) not in allowed:
+                raise InvalidOptionError(name, getattr(self, name), "one of " + ", ".join(map(repr, allowed)))
+        if self.quantization == "qdq":
+            if self.force_dequant != "none":
+                problem = "left out: only ibert computes these functions on integers"
+                raise InvalidOptionError("force_dequant", self.force_dequant, problem)
+            return
+        defaults = {item.name: item.default for item in fields(self)}
+        for name in _ONLY_QDQ:
+            if getattr(self, name) != defaults[name]:
+                raise InvalidOptionError(
+                    name, getattr(self, name), "left out: the integers of ibert have no such setting"
+                )
 
 
 def quantize(  # noqa: PLR0913  what an export takes, and the data
@@ -166,12 +202,12 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
             batches = list(batches)  # which are needed again
         progress("loading the weights")
         encoder = modeling.load_encoder(checkpoint)
+        if plan.quantization == "ibert":
+            return _quantize_ibert(checkpoint, encoder, batches, plan, (folder, Path(output), progress))
         scheme = prepare(encoder, plan)
         tell = partial(_tell, progress)
-        seen = calibrate(encoder, batches, plan.method, percentile=plan.percentile, progress=tell)
-        percentile = plan.percentile if plan.method == "percentile" else None
-        calibration = Calibration(method=plan.method, percentile=percentile, rows=seen.rows)
-        scheme = scheme.model_copy(update={"calibration": calibration})
+        seen = calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
+        scheme = scheme.model_copy(update={"calibration": _calibration(plan, seen.rows)})
         quantizers = placement.of(encoder)
         noises = tuple(sensitivity.noise(quantizers[name], histogram) for name, histogram in seen.histograms.items())
         measured = _sensitivity(encoder, list(islice(batches, _LOOKS)), plan, progress) if plan.sensitivity else {}
@@ -181,6 +217,30 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         ranges = ranges_of(encoder)
         _write(checkpoint, scheme, _tensors(checkpoint, encoder, trained=plan.qat_steps > 0), folder)
     return Quantized(Path(output), scheme, seen.rows, len(ranges), noises, **measured)
+
+
+def _quantize_ibert(
+    checkpoint: Checkpoint,
+    encoder: Any,
+    batches: Iterable[dict[str, Tensor]],
+    plan: QuantizationPlan,
+    to: tuple[Path, Path, Callable[[str], None]],
+) -> Quantized:
+    folder, output, progress = to
+    tell = partial(_tell, progress)
+    found, seen = ibert.calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
+    ibert.check(encoder, found)
+    progress("writing the checkpoint")
+    scheme = Scheme(method="ibert", calibration=_calibration(plan, seen))
+    tensors, stem = _weights(checkpoint)
+    settings = {"force_dequant": plan.force_dequant}
+    _write(checkpoint, scheme, tensors | found.state(stem), folder, settings)
+    return Quantized(output, scheme, seen, len(found.extents), ())
+
+
+def _calibration(plan: QuantizationPlan, seen: int) -> Calibration:
+    percentile = plan.percentile if plan.chosen == "percentile" else None
+    return Calibration(method=plan.chosen, percentile=percentile, rows=seen)
 
 
 def prepare(model: Any, plan: QuantizationPlan) -> Scheme:
@@ -221,14 +281,18 @@ def trainable(source: str | os.PathLike[str], task: str = "auto", *, learn_range
     Args:
         source: A folder that `quantize` made.
         task: The head's task; "auto" reads it off the checkpoint.
-        learn_ranges: Make the ranges parameters.
+        learn_ranges: Make the ranges parameters; of an I-BERT they are averages over the batches, as in its paper.
 
     Raises:
         NotQuantizedError: the checkpoint isn't quantized.
         NeuronBertError: whatever else the checkpoint has wrong.
     """
     checkpoint = Checkpoint.open(Path(source))
-    model = modeling.load(checkpoint, canonical_task(task, checkpoint), quantization="qdq").head.model
+    if checkpoint.scheme is not None and checkpoint.scheme.method == "ibert":
+        loaded = modeling.load(checkpoint, canonical_task(task, checkpoint))
+        model = ibert.prepare(loaded.head.model, checkpoint)
+    else:
+        model = modeling.load(checkpoint, canonical_task(task, checkpoint), quantization="qdq").head.model
     for module in model.modules():
         if hasattr(module, "_loss_function"):
             del module._loss_function  # a program has none; a model that is trained has its own again
@@ -252,15 +316,21 @@ def save_quantized(model: Any, source: str | os.PathLike[str], output: str | os.
         StorageError: it can't be written.
     """
     checkpoint = Checkpoint.open(Path(source))
-    ranges_of(model)
     scheme = checkpoint.scheme
     if scheme is None:
         raise NotQuantizedError(source, "qdq", "")
+    if scheme.method == "qdq":
+        ranges_of(model)
     held: dict[int, str] = {}
     tensors = {}
     for name, tensor in model.state_dict().items():
         if held.setdefault(tensor.data_ptr(), name) == name or tensor.numel() == 1:  # tied ones are written once
             tensors[name] = tensor.detach().contiguous()
+    if scheme.method == "ibert":
+        tensors |= ibert.learned(model).state(_stem(tensors))
+        if twin := checkpoint.architecture.twin:
+            own = re.compile(rf"^{twin}\.")
+            tensors = {own.sub(f"{checkpoint.architecture.model_type}.", name): it for name, it in tensors.items()}
     with staged(output, owned=lambda _: None, overwrite=False) as folder:
         _write(checkpoint, scheme, tensors, folder)
 
@@ -292,13 +362,7 @@ def _train(
 
 def _tensors(checkpoint: Checkpoint, encoder: Any, *, trained: bool) -> dict[str, Tensor]:
     """What is written: the checkpoint's weights, those of the encoder in their place if it was trained, and ranges."""
-    tensors: dict[str, Tensor] = {}
-    for path in checkpoint.weight_files:
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if not placement.is_range(name)]  # noqa: SIM118  it is no mapping
-            tensors |= {name: file.get_tensor(name) for name in names}
-    first = next(name for name in tensors if "encoder.layer.0." in name)
-    stem = first[: first.index("encoder.layer.0.")]
+    tensors, stem = _weights(checkpoint)
     if trained:
         for name, parameter in encoder.named_parameters():
             if placement.is_range(name) or name.startswith("pooler."):
@@ -311,8 +375,29 @@ def _tensors(checkpoint: Checkpoint, encoder: Any, *, trained: bool) -> dict[str
     return tensors | ranges
 
 
-def _write(checkpoint: Checkpoint, scheme: Scheme, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    config = {**checkpoint.config, SECTION: scheme.model_dump(mode="json")}
+def _weights(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], str]:
+    """A checkpoint's weights without any ranges, and what its encoder's names begin with."""
+    tensors: dict[str, Tensor] = {}
+    for path in checkpoint.weight_files:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if not (placement.is_range(name) or is_range(name))]  # noqa: SIM118
+            tensors |= {name: file.get_tensor(name) for name in names}
+    return tensors, _stem(tensors)
+
+
+def _stem(tensors: Mapping[str, Tensor]) -> str:
+    first = next(name for name in tensors if "encoder.layer.0." in name)
+    return first[: first.index("encoder.layer.0.")]
+
+
+def _write(
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    config = {**checkpoint.config, **settings, SECTION: scheme.model_dump(mode="json")}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read

@@ -98,7 +98,12 @@ def read(config: Mapping[str, Any], path: object) -> Scheme | None:
 
 
 def modernized(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of an old QDQBERT as BERT's, with the scheme that it stood for; any other as it is."""
+    """The config of an old QDQBERT as BERT's, with the scheme that it stood for; any other as it is.
+
+    An I-BERT's that says `quant_mode` gets the scheme that transformers means by it.
+    """
+    if config["model_type"] == "ibert" and config.get("quant_mode") is True:
+        return {SECTION: Scheme(method="ibert").model_dump(mode="json"), **config}
     if config["model_type"] != OLD_MODEL_TYPE:
         return dict(config)
     scheme = {SECTION: Scheme(method="qdq").model_dump(mode="json")}

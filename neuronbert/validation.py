@@ -15,6 +15,7 @@ from neuronbert import card, compare, inputs, metrics, modeling, original, token
 from neuronbert._version import __version__
 from neuronbert.artifact import CARD, REPORT, Artifact
 from neuronbert.errors import NeuronBertError, StorageError, first_line
+from neuronbert.integers import saturation
 from neuronbert.report import Check, TaskMetric, ValidationReport, to_json
 from neuronbert.runtime import Session
 
@@ -137,11 +138,14 @@ def _fidelity(
     """A quantized program against the module whose arithmetic it should have."""
     manifest = session.manifest
     pairs: list[list[tuple[Tensor, Tensor, Tensor | None]]] = [[] for _ in manifest.outputs]
-    for shape, batch in _calls(session):
-        both = zip(*(_expected(side, manifest, shape, batch) for side in (simulated, head)), strict=True)
-        for held, ((ours, spec), (exact, _)) in zip(pairs, both, strict=True):
-            held.append((ours, exact, _mask(batch, spec)))
-    limits = list(map(compare.fidelity, pairs))
+    with saturation.counted(simulated) as shares:
+        for shape, batch in _calls(session):
+            both = zip(*(_expected(side, manifest, shape, batch) for side in (simulated, head)), strict=True)
+            for held, ((ours, spec), (exact, _)) in zip(pairs, both, strict=True):
+                held.append((ours, exact, _mask(batch, spec)))
+    if note := saturation.summary(shares):
+        logger.warning(note)
+    limits = list(map(compare.exactness if manifest.quantization == "ibert" else compare.fidelity, pairs))
     for number, (shape, batch) in enumerate(_calls(session)):
         progress(f"comparing {shape.name}, {batch.name}, with the quantized model")
         expected = [held[number][0] for held in pairs]

@@ -26,7 +26,15 @@ def quantize(
             metavar="FILE",
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="How ranges are chosen: max, percentile, mse or entropy.")] = "percentile",
+    quantization: Annotated[
+        str, typer.Option(help="qdq: 8 bits with float in between. ibert: integers alone, as in I-BERT.")
+    ] = "qdq",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="How ranges are chosen: max, percentile, mse or entropy.", show_default="qdq: percentile, ibert: mse"
+        ),
+    ] = None,
     percentile: Annotated[
         float | None, typer.Option(help="The share of values left unclipped, in percent.", show_default="99.99")
     ] = None,
@@ -36,6 +44,9 @@ def quantize(
         list[str] | None,
         typer.Option(help="A layer or module to leave in float, as layer.0 or layer.*.output.dense.", metavar="NAME"),
     ] = None,
+    force_dequant: Annotated[
+        str, typer.Option(help="ibert: what stays in float: none, gelu, softmax, layernorm or nonlinear (all three).")
+    ] = "none",
     qat_steps: Annotated[
         int, typer.Option(help="Let the weights learn from so many batches to answer as in float; 0 leaves them.")
     ] = 0,
@@ -63,6 +74,7 @@ def quantize(
         from neuronbert import quantize as run
 
         given: dict[str, Any] = {"method": method, "rows": rows, "sequence_length": sequence_length}
+        given |= {"quantization": quantization, "force_dequant": force_dequant}
         given |= {} if percentile is None else {"percentile": percentile}
         given |= {"qat_steps": qat_steps, "learn_ranges": learn_ranges, "sensitivity": sensitivity}
         plan = QuantizationPlan(keep_float=tuple(keep_float or ()), **given)
@@ -73,7 +85,8 @@ def quantize(
     else:
         noisy = sorted(done.noises, key=lambda item: -item.noise)[:_SHOWN]
         rows_ = [[i.name, f"{i.range:.4g}", f"{i.largest:.4g}", f"{i.clipped:.4%}", f"{i.noise:.2%}"] for i in noisy]
-        _output.table(["noisiest quantizers", "range", "largest", "clipped", "noise"], rows_)
+        if rows_:
+            _output.table(["noisiest quantizers", "range", "largest", "clipped", "noise"], rows_)
         if done.costs:
             _output.table(["costliest places", "loss"], [[c.name, f"{c.loss:.3g}"] for c in done.costs[:_SHOWN]])
         _output.data(f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} rows")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.backends import heap, int8, packing, torchscript
+from neuronbert.backends import heap, int8, integer_kernels, packing, torchscript
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.backends.batching import DynamicBatch
@@ -141,6 +141,7 @@ def runtime() -> Runtime:
 
 def _freeze(module: Any, methods: list[str], rows: int, path: Path) -> Any:
     try:
+        integer_kernels.install(module, methods)
         if int8.supported():
             int8.substitute(module)
         packing.round_weights(module, methods)

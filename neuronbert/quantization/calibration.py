@@ -68,9 +68,11 @@ def calibrate(
     """
     quantizers = {name: item for name, item in placement.of(model).items() if item.enabled}
     with _watched(quantizers) as (seen, tell_mask):
-        rows = _run(model, batches, tell_mask, progress)
+        rows = run(model, batches, tell_mask, progress)
     for name, histogram in seen.items():
-        quantizers[name].set_amax(torch.tensor(_choose(name, histogram, quantizers[name], (method, percentile))))
+        quantizers[name].set_amax(
+            torch.tensor(choose(name, histogram, quantizers[name].descriptor.bounds[1], (method, percentile)))
+        )
     set_weight_ranges(model)
     return Calibrated(rows, seen)
 
@@ -89,9 +91,23 @@ def set_weight_ranges(model: Any) -> None:
             quantizer.set_amax(widest(weight, quantizer.descriptor))
 
 
-def _run(
+def run(
     model: Any, batches: Iterable[Batch], tell_mask: Callable[[Tensor], None], progress: Callable[[int], None]
 ) -> int:
+    """Run batches through a model, in float.
+
+    Args:
+        model: What is called.
+        batches: What it takes, by name.
+        tell_mask: Told before each batch which of its tokens are real.
+        progress: Told after each batch how many rows are done.
+
+    Returns:
+        How many rows there were.
+
+    Raises:
+        CalibrationError: there is no batch, or its rows are all the same or all padding.
+    """
     rows, first, differ = 0, None, False
     for batch in batches:
         mask = batch["attention_mask"].bool()
@@ -151,9 +167,19 @@ def _real(values: Tensor, mask: Tensor) -> Tensor:
     return (values.transpose(1, 2) if values.dim() == 4 else values)[mask]
 
 
-def _choose(name: str, histogram: Histogram, quantizer: Quantizer, how: tuple[CalibrationMethod, float]) -> float:
+def choose(name: str, histogram: Histogram, levels: int, how: tuple[CalibrationMethod, float]) -> float:
+    """The range of what a histogram counted.
+
+    Args:
+        name: Whose it is.
+        histogram: Of its absolute values.
+        levels: The greatest integer of its quantizer.
+        how: The method, and the percentile of the method of that name.
+
+    Raises:
+        CalibrationError: all the values were zero.
+    """
     method, percentile = how
-    levels = quantizer.descriptor.bounds[1]
     if histogram.largest == 0.0:
         raise CalibrationError(name, "saw nothing but zeros")
     if method == "percentile":

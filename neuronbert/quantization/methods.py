@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert.encoder.model import install
 from neuronbert.errors import NotQuantizedError
-from neuronbert.quantization import placement
+from neuronbert.quantization import ibert, placement
 from neuronbert.quantization.program import integers
 from neuronbert.quantization.qdq import QdqArithmetic
 
@@ -42,4 +42,7 @@ def _qdq(model: Any, checkpoint: Checkpoint) -> Any:
     return model
 
 
-METHODS: Final[Mapping[str, Method]] = {"qdq": Method(_qdq, integers)}
+METHODS: Final[Mapping[str, Method]] = {
+    "qdq": Method(_qdq, integers),
+    "ibert": Method(ibert.simulate, lambda head: head),
+}

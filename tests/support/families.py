@@ -36,6 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
+    "ibert": _ROBERTA,
     "distilbert": {
         "dim": 32,
         "n_layers": 2,

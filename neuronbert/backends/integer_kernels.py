@@ -1,0 +1,156 @@
+"""The steps of an integer program as compiled kernels, where they were built on this machine.
+
+Owns: building them, finding them again, and putting them in the place of the calls by which a program names its steps
+(integers/steps.py). Knows nothing of what the integers stand for. A program without them gives the same integers, only
+later: its file holds the steps' definitions, and never a kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from neuronbert.errors import KernelBuildError, first_line
+from neuronbert.places import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger("neuronbert")
+
+SOURCE: Final = Path(__file__).with_name("integer_kernels.cpp")
+_NAME: Final = "neuronbert_integers"
+_FLAGS: Final = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp")
+_ALONE: Final = ("linear", "gelu", "norm", "add_norm")
+_PREFIX: Final = "_ibert_"
+_TENSOR: Final = torch._C.TensorType.get()
+
+
+def build_kernels() -> Path:
+    """Compile the kernels for this machine, if that wasn't done before, and load them.
+
+    Raises:
+        KernelBuildError: there is no C++ compiler or no ninja, or it doesn't compile them.
+    """
+    from torch.utils import cpp_extension  # noqa: PLC0415  it takes a second, and only building needs it
+
+    library = _library()
+    if available():
+        return library
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            cpp_extension.load(
+                _NAME, [str(SOURCE)], extra_cflags=list(_FLAGS), build_directory=folder, is_python_module=False
+            )
+            (Path(folder) / library.name).replace(library)  # whole or not at all: it is loaded already
+    except (RuntimeError, OSError) as error:
+        raise KernelBuildError(first_line(error)) from error
+    available.cache_clear()
+    return library
+
+
+@cache
+def available() -> bool:
+    """Whether the kernels were built on this machine for this version; they are loaded then."""
+    if hasattr(torch.ops.neuronbert, "ibert_linear"):
+        return True
+    library = _library()
+    if not library.is_file():
+        return False
+    try:
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        logger.warning("The integer kernels can't be loaded (%s). Build them again.", first_line(error))
+        return False
+    return True
+
+
+def install(module: Any, methods: Iterable[str]) -> bool:
+    """Put the kernels into a loaded program, in place, before it is frozen.
+
+    Args:
+        module: What `torch.jit.load` gave.
+        methods: Their names.
+
+    Returns:
+        Whether it is an integer program.
+    """
+    found = False
+    for method in methods:
+        graph = module._c._get_method(method).graph
+        calls = {step: [node for node in graph.nodes() if _step(node) == step] for step in (*_ALONE, "context")}
+        if not any(calls.values()):
+            continue
+        found = True
+        if not available():
+            continue
+        for step in _ALONE:
+            for node in calls[step]:
+                _replace(graph, node, f"neuronbert::ibert_{step}", list(node.inputs())[1:])
+        for node in calls["context"]:
+            inputs = _attention(node)
+            if inputs is not None:
+                softmax = list(node.inputs())[1].node()
+                scores = list(softmax.inputs())[1].node()
+                _replace(graph, node, "neuronbert::ibert_attend", inputs)
+                softmax.destroy()  # a call is never dead code: it might act
+                scores.destroy()
+        torch._C._jit_pass_dce(graph)
+        graph.lint()
+    return found
+
+
+def _step(node: Any) -> str:
+    """The step that a node calls, or nothing."""
+    if node.kind() != "prim::CallFunction":
+        return ""
+    name: str = next(node.inputs()).node().s("name")
+    return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else ""
+
+
+def _replace(graph: Any, node: Any, kind: str, inputs: list[Any]) -> None:
+    made = graph.create(kind, inputs, 1)
+    made.output().setType(_TENSOR)
+    made.insertBefore(node)
+    node.output().replaceAllUsesWith(made.output())
+    node.destroy()
+
+
+def _attention(context: Any) -> list[Any] | None:
+    """What one kernel needs for the scores, the softmax and the context, if nothing else reads what is between them."""
+    _, probabilities, value, by = context.inputs()
+    softmax = probabilities.node()
+    if _step(softmax) != "softmax" or not _read_once(probabilities):
+        return None
+    _, scores, attended, constants = softmax.inputs()
+    if _step(scores.node()) != "scores" or not _read_once(scores):
+        return None
+    _, query, key = scores.node().inputs()
+    return [query, key, value, attended, constants, by]
+
+
+def _read_once(value: Any) -> bool:
+    return len(list(value.uses())) == 1
+
+
+def _library() -> Path:
+    """Where the kernels of this version are, for this torch and this processor."""
+    told = [SOURCE.read_bytes(), torch.__version__.encode(), " ".join(_FLAGS).encode(), _processor()]
+    return cache_folder() / "kernels" / hashlib.sha256(b"\0".join(told)).hexdigest()[:16] / f"{_NAME}.so"
+
+
+def _processor() -> bytes:
+    # A home may be shared by machines, and what is compiled for one may be illegal on another.
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return next((line for line in lines if line.startswith((b"flags", b"Features"))), platform.machine().encode())

@@ -1,0 +1,135 @@
+"""I-BERT's quantization of a checkpoint: its ranges from data, and its integers from its ranges.
+
+Owns: which range of it is chosen how, and where they are read. The arithmetic is the integers package's.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from safetensors.torch import safe_open
+
+from neuronbert.checkpoint import CONFIG
+from neuronbert.encoder.model import Encoder, install
+from neuronbert.errors import CheckpointCorruptError
+from neuronbert.integers import ranges
+from neuronbert.integers.arithmetic import INTEGERS
+from neuronbert.integers.calibration import Observing
+from neuronbert.integers.layers import FORCE_DEQUANT, convert
+from neuronbert.integers.ranges import Ranges
+from neuronbert.integers.training import Training
+from neuronbert.quantization import calibration
+from neuronbert.quantization.histograms import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from neuronbert.checkpoint import Checkpoint
+    from neuronbert.schemes import CalibrationMethod
+
+_LEVELS: Final = 127
+
+
+def calibrate(
+    encoder: Any,
+    batches: Iterable[Mapping[str, Tensor]],
+    method: CalibrationMethod,
+    *,
+    percentile: float,
+    progress: Callable[[int], None],
+) -> tuple[Ranges, int]:
+    """Run batches through an encoder in float; its ranges, and how many rows there were.
+
+    Raises:
+        CalibrationError: there is no batch, or a range can't be chosen.
+        IntegerRangeError: an activation isn't finite.
+    """
+    observing = Observing(encoder, Histogram)
+    before, encoder.arithmetic = encoder.arithmetic, observing
+
+    def tell_mask(mask: Tensor) -> None:
+        observing.mask = mask
+
+    try:
+        rows = calibration.run(encoder, batches, tell_mask, progress)
+    finally:
+        encoder.arithmetic = before
+    return observing.ranges(partial(_extent, method, percentile)), rows
+
+
+def simulate(model: Any, checkpoint: Checkpoint) -> Any:
+    """A model of transformers on the integers of its checkpoint: the reference of its programs.
+
+    Raises:
+        UncalibratedError: a range is missing.
+        IntegerRangeError: a weight or a range makes integers too wide.
+        UnsupportedFeatureError: the activation function isn't GELU, or the model is a decoder.
+        CheckpointCorruptError: `force_dequant` has a value that it can't have.
+    """
+    dequantized = checkpoint.config.get("force_dequant", "none")
+    if dequantized not in FORCE_DEQUANT:
+        problem = f"force_dequant is {dequantized!r}, none of {', '.join(FORCE_DEQUANT)}"
+        raise CheckpointCorruptError(checkpoint.path / CONFIG, problem)
+    convert(model.base_model, read(checkpoint.weight_files), dequantized)
+    return install(model, INTEGERS)
+
+
+def check(encoder: Any, found: Ranges) -> None:
+    """Refuse ranges that don't make a program, before they are written.
+
+    Raises:
+        IntegerRangeError: a weight or a range makes integers too wide.
+        UnsupportedFeatureError: the activation function isn't GELU, or the model is a decoder.
+    """
+    convert(copy.deepcopy(encoder), found)
+
+
+def prepare(model: Any, checkpoint: Checkpoint) -> Any:
+    """Put our encoder, with the rounding of a checkpoint's ranges in it, into its float model: it can be trained then.
+
+    Raises:
+        UncalibratedError: a range is missing.
+    """
+    found = read(checkpoint.weight_files)
+    found.check(len(model.base_model.encoder.layer))
+    model = install(model)
+    for encoder in model.modules():
+        if isinstance(encoder, Encoder):
+            encoder.arithmetic = Training(encoder, found)
+    return model
+
+
+def learned(model: Any) -> Ranges:
+    """The ranges of a model that was prepared for training, as they are now."""
+    arithmetics = (module.arithmetic for module in model.modules() if isinstance(module, Encoder))
+    found = next(item for item in arithmetics if isinstance(item, Training))
+    return found.learned()
+
+
+def read(files: Iterable[Path]) -> Ranges:
+    """The ranges in weight files.
+
+    Raises:
+        IntegerRangeError: one of them is none.
+    """
+    held: dict[str, Tensor] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if ranges.is_range(name)]  # noqa: SIM118  not a dict
+            held |= {name: file.get_tensor(name) for name in names}
+    return Ranges.of({_own(name): value for name, value in held.items()})
+
+
+def _own(name: str) -> str:
+    # Heads put the encoder below a prefix such as "bert.", which the base model doesn't have.
+    first, _, rest = name.partition(".")
+    return name if first in ("embeddings", "encoder") else rest
+
+
+def _extent(method: CalibrationMethod, percentile: float, name: str, histogram: Histogram) -> float:
+    return calibration.choose(name, histogram, _LEVELS, ("max" if name.endswith(ranges.WIDE) else method, percentile))

@@ -1,0 +1,113 @@
+"""The compiled kernels give the integers of the steps that define them, at the ends of every range."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuronbert.backends import integer_kernels
+from neuronbert.errors import KernelBuildError
+from neuronbert.integers import steps
+from neuronbert.integers.nonlinear import gelu_constants, norm_constants, softmax_constants
+from neuronbert.integers.scales import dyadic, scale_of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
+    integer_kernels.build_kernels()
+    yield
+    patch.undo()
+
+
+def whole(*shape, seed=0, most=128):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(-most, most, shape, generator=generator)
+    values.view(-1)[:: max(1, values.numel() // 7)] = most - 1
+    values.view(-1)[1 :: max(2, values.numel() // 5)] = -most
+    return values.to(torch.int8 if most <= 128 else torch.int32)
+
+
+def ratios(columns, typical, bits=26):
+    spread = torch.linspace(0.3, 1.7, columns, dtype=torch.float64) * typical
+    spread[::5] *= -1
+    return dyadic(spread, bits)
+
+
+# Rows below and above a block, widths that aren't a multiple of a register.
+SIZES = [(1, 5, 16, 9), (2, 70, 37, 70), (3, 43, 64, 33)]
+
+
+@pytest.mark.parametrize(("rows", "tokens", "width", "columns"), SIZES)
+def test_linear_gelu_and_add_norm(rows, tokens, width, columns):
+    hidden, weight = whole(rows, tokens, width), whole(columns, width, seed=1)
+    bias = whole(columns, seed=2, most=2**12)
+    ops = torch.ops.neuronbert
+    by = ratios(columns, 1e-3)
+    assert torch.equal(ops.ibert_linear(hidden, weight, bias, by), steps.linear(hidden, weight, bias, by))
+    scales = torch.linspace(2e-5, 3e-4, columns, dtype=torch.float64)
+    most = weight.long().abs().sum(1) * 128 + bias.abs()
+    constants, result, bits = gelu_constants(scales, most)
+    by = dyadic(result / 0.02, bits)
+    found = ops.ibert_gelu(hidden, weight, bias, constants, by)
+    assert torch.equal(found, steps.gelu(hidden, weight, bias, constants, by))
+    assert len(found.unique()) > 4
+    residual = whole(rows, tokens, columns, seed=3)
+    added, of_norm, bits = norm_constants(torch.linspace(-1, 2, columns), torch.linspace(-2, 1, columns))
+    given = (hidden, weight, bias, ratios(columns, 11.0), residual, dyadic(torch.tensor([900.0]), 8), added)
+    for shift in (0, 6):
+        rest = (shift, dyadic(of_norm / 0.03, bits))
+        assert torch.equal(ops.ibert_add_norm(*given, *rest), steps.add_norm(*given, *rest))
+        total = whole(rows, tokens, columns, seed=4, most=2**21)
+        assert torch.equal(ops.ibert_norm(total, added, *rest), steps.norm(total, added, *rest))
+
+
+@pytest.mark.parametrize(("rows", "tokens", "size", "heads"), [(1, 5, 8, 1), (2, 33, 20, 3), (2, 128, 64, 2)])
+@pytest.mark.parametrize("scale", [2.0**-19, 4e-4, 0.2])
+def test_attention(rows, tokens, size, heads, scale):
+    query, key, value = (whole(rows, tokens, heads, size, seed=i).transpose(1, 2) for i in range(3))
+    constants, by = softmax_constants(scale, scale_of(1.0, 16)), dyadic(torch.tensor([0.011]), 28)
+    lengths = torch.arange(tokens).view(1, 1, 1, -1) < torch.tensor([tokens - 2, 1]).view(-1, 1, 1, 1)[:rows]
+    triangle = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril()
+    for attended in (torch.ones(1, dtype=torch.bool), lengths, triangle, torch.zeros(rows, 1, 1, 1, dtype=torch.bool)):
+        shares = steps.softmax(steps.scores(query, key), attended, constants)
+        found = torch.ops.neuronbert.ibert_attend(query, key, value, attended, constants, by)
+        assert torch.equal(found, steps.context(shares, value, by))
+
+
+def test_a_row_that_is_all_alike_has_no_deviation():
+    total, bias = torch.full((1, 2, 8), 77, dtype=torch.int32), torch.zeros(8, dtype=torch.int64)
+    by = dyadic(torch.full((8,), 1e-6), 31)
+    assert torch.ops.neuronbert.ibert_norm(total, bias, 3, by).tolist() == steps.norm(total, bias, 3, by).tolist()
+
+
+@pytest.mark.parametrize("wrong", range(4))
+def test_tensors_that_no_program_gives_are_refused(wrong):
+    given = [whole(1, 5, 16), whole(9, 16), whole(9, most=1000), ratios(9, 1e-3)]
+    given[wrong] = given[wrong].to(torch.int16) if wrong % 2 else given[wrong][..., :-1]
+    with pytest.raises(RuntimeError):
+        torch.ops.neuronbert.ibert_linear(*given)
+
+
+def test_a_softmax_of_hostile_constants_ends_nothing():
+    heads = whole(1, 1, 4, 8)
+    yes, by = torch.ones(1, dtype=torch.bool), dyadic(torch.tensor([0.01]), 28)
+    for constants in ([0] * 8, [1] * 7, [0, -1, 1, 1, 1, 1, 1, 1]):
+        with pytest.raises(RuntimeError, match="constants"):
+            torch.ops.neuronbert.ibert_attend(heads, heads, heads, yes, constants, by)
+    # No exponential is more than 0: a division by their sum would end the process.
+    assert torch.ops.neuronbert.ibert_attend(heads, heads, heads, yes, [0, 1, 0, 0, 0, 0, 1, 0], by).shape == (1, 4, 8)
+
+
+def test_a_machine_without_a_compiler_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(integer_kernels, "available", lambda: False)
+
+    def fail(*args, **options):
+        raise RuntimeError("Ninja is required to load C++ extensions\nmore")
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", fail)
+    with pytest.raises(KernelBuildError, match=r"Ninja is required.*g\+\+"):
+        integer_kernels.build_kernels()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
