@@ -1,5 +1,5 @@
 """Run the command line as `python -m cli` from a checkout."""
 
-from .app import main
+from .start import main
 
 main()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,10 +29,13 @@ def reported() -> Iterator[None]:
     logging.basicConfig(format="neuronbert: %(message)s", level=logging.ERROR)
     logging.getLogger("neuronbert").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _interrupt)
+    if sys.stdout is None:  # before hours of compiling, and before a file that is opened gets its number
+        note("Error: stdout is closed. Let it go somewhere, as in > /dev/null.")
+        raise SystemExit(_UNAVAILABLE)
     try:
         yield
     except NeuronBertError as error:
-        note(f"Error: {error}")
+        note(f"Error: {_as_typed(str(error))}")
         raise SystemExit(exit_code(error)) from None
     except KeyboardInterrupt:
         note("Interrupted.")
@@ -44,6 +48,14 @@ def reported() -> Iterator[None]:
         # Of stdin or stdout: a full disk behind a redirection, bytes that are no text.
         note(f"Error: input or output failed: {first_line(error)}.")
         raise SystemExit(_UNAVAILABLE) from None
+
+
+def _as_typed(text: str) -> str:
+    # The library's errors name its own parameters: one that was given as an option is named like that.
+    named = re.match(r"([a-z_]+) is ", text)
+    option = "--" + named[1].replace("_", "-") if named else ""
+    typed = {argument.partition("=")[0].replace("_", "-") for argument in sys.argv}
+    return option + text[len(named[1]) :] if named and option in typed else text
 
 
 def _interrupt(_number: int, _frame: object) -> None:

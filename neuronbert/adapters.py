@@ -1,18 +1,20 @@
 """What is done to a transformers model so that a static shape answers like a call of its own length.
 
-Owns: keeping the loader's padding out of what reaches across columns, and the lengths that XLM would read on the host.
+Owns: keeping the loader's padding out of what reaches across columns, the lengths that XLM would read on the host, and
+MPNet's logarithm of 0.
 Knows nothing of tasks or programs: what a model needs is in its row of the architecture table.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -81,3 +83,20 @@ def tell_lengths(model: Any) -> None:
         return args, {**given, "lengths": torch.full((ids.shape[0],), ids.shape[1])}
 
     model.base_model.register_forward_pre_hook(tell, with_kwargs=True)
+
+
+def keep_distances(model: nn.Module) -> None:
+    """Keep MPNet from taking the logarithm of a distance of 0; its buckets stay the same.
+
+    Left alone, it computes the bucket of each distance in two ways and selects one. The one that isn't selected for 0
+    becomes a constant beyond 32 bits, which the Neuron compiler cuts.
+    """
+    for module in model.modules():
+        if hasattr(module, "relative_position_bucket"):
+            find: Any = module.relative_position_bucket
+            module.relative_position_bucket = partial(_bucket, find)  # type: ignore[assignment]
+
+
+def _bucket(find: Callable[..., Tensor], distances: Tensor, **given: int) -> Tensor:
+    same = distances == 0
+    return find(distances + same, **given).masked_fill(same, 0)

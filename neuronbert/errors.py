@@ -34,6 +34,7 @@ Owns: the tree and its wording: what happened, what was expected, what to type n
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -473,7 +474,8 @@ class CheckpointCorruptError(CheckpointError):
     """A file of the checkpoint that can't be read."""
 
     def __init__(self, path: object, problem: str) -> None:
-        super().__init__(f"{path} can't be used: {problem}. Fetch or save the checkpoint again.")
+        end = "" if problem.endswith("?") else "."
+        super().__init__(f"{path} can't be used: {problem}{end} Fetch or save the checkpoint again.")
 
 
 class UnsafeWeightsError(CheckpointError):
@@ -587,7 +589,7 @@ class MissingFileError(UnavailableError):
     """A file that was named isn't there."""
 
     def __init__(self, path: object) -> None:
-        super().__init__(f"There is no file {path}.")
+        super().__init__(f"There is no file {path}. See what there is with: ls {Path(str(path)).parent}.")
 
 
 class ModelNotFoundError(UnavailableError):

@@ -107,7 +107,8 @@ def _compiler(spec: ExportSpec, target: str, backend: str) -> Compiler:
     compiler = registry.compiler(backend, target)
     for name, value in spec.target_options().items():
         if name not in compiler.options:
-            raise InvalidOptionError(name, value, f"left out: the {target} target has no such setting")
+            shown = " ".join(value) if isinstance(value, tuple) else value
+            raise InvalidOptionError(name, shown, f"left out: the {target} target has no such setting")
     return compiler
 
 

@@ -79,6 +79,7 @@ class Architecture:
         leaks: What the loader's padding is to be kept out of.
         only: The settings that aren't free.
         lengths: Whether the model is to be told that rows are full: else it reads that off the ids, on the host.
+        distances: Whether it takes logarithms of relative positions, and so of 0: to be kept from it.
         refused: Classes of transformers that are no heads here, and why.
     """
 
@@ -96,6 +97,7 @@ class Architecture:
     leaks: tuple[Leak, ...] = ()
     only: tuple[Only, ...] = (_ABSOLUTE, _CHUNKS)
     lengths: bool = False
+    distances: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -214,6 +216,7 @@ ROWS: Final[tuple[Architecture, ...]] = (
         position_offset=2,  # its padding has token id 1, whatever its config says
         attention="eager",
         pad_token_id=1,
+        distances=True,
     ),
     Architecture(
         "mobilebert",

@@ -149,7 +149,7 @@ def compare(
         tokenizer: The artifact's.
         runners: The program and the reference: inputs by name to outputs by name.
     """
-    program, reference = (_score(manifest.task, _answer(labelled, manifest, config, tokenizer, run)) for run in runners)
+    program, reference = (score(manifest.task, _answer(labelled, manifest, config, tokenizer, run)) for run in runners)
     return tuple(
         TaskMetric(name=name, rows=len(labelled), program=value, reference=reference[name])
         for name, value in program.items()
@@ -183,7 +183,13 @@ def _similarity(task: str, row: Row, tokenizer: Any, run: Runner, length: int) -
     return float(torch.cosine_similarity(vectors[0], vectors[1], dim=0))
 
 
-def _score(task: str, answered: list[tuple[Row, dict[str, Any]]]) -> dict[str, float]:
+def score(task: str, answered: list[tuple[Row, dict[str, Any]]]) -> dict[str, float]:
+    """The task's metrics, by name.
+
+    Args:
+        task: A canonical task name.
+        answered: Labelled rows, each with the answer that it was given.
+    """
     if task in _EMBEDDINGS:
         return _rank([(float(row["score"]), answer["similarity"]) for row, answer in answered])
     if task == "question-answering":

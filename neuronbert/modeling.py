@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from neuronbert import sentences
-from neuronbert.adapters import CallMask, tell_lengths
+from neuronbert.adapters import CallMask, keep_distances, tell_lengths
 from neuronbert.architectures import find_form, find_head, find_task
 from neuronbert.encoder.model import ENCODER_TYPES, Encoder, install
 from neuronbert.errors import (
@@ -219,6 +219,8 @@ def _adapted(checkpoint: Checkpoint, task: str, model: nn.Module, outputs: Seque
     columns.attach(model, checkpoint.leaks(task))
     if checkpoint.architecture.lengths:
         tell_lengths(model)
+    if checkpoint.architecture.distances:
+        keep_distances(model)
     if checkpoint.modules:
         model = SentenceEncoder(model, checkpoint.modules)
     inputs = [spec.name for spec in checkpoint.input_specs(task)]

@@ -10,6 +10,7 @@ nothing of any backend: no vendor's package is imported, they are only looked at
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import sys
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from packaging.version import Version
 
+from neuronbert.reference import PLATFORM
 from neuronbert.releases import parse_version
 from neuronbert.targets import TARGETS
 
@@ -31,6 +33,8 @@ ADDRESS: Final = "https://pip.repos.neuron.amazonaws.com"
 
 NATIVE_TORCH: Final = Version("2.13")
 """The oldest torch that TorchNeuron is released for."""
+TRACE_TORCH: Final = Version("2.9")
+"""The torch of the last library on PyTorch/XLA."""
 
 _NATIVE_FROM: Final = Version("2.10")
 _STUBS_BELOW: Final = {"torch-neuronx": Version("1.11"), "neuronx-cc": Version("2")}
@@ -82,12 +86,21 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the rules ask about a machine; `torch` is its version, or None if it isn't installed."""
+    """What the rules ask about a machine.
+
+    Attributes:
+        library: What is installed as torch-neuronx.
+        compiler: The compiler that is installed.
+        device: Its Neuron devices.
+        torch: The version of torch; None if it isn't installed.
+        platform: What the environment tells torch_neuronx.trace to compile for; None if nothing.
+    """
 
     library: Library | None
     compiler: Compiler | None
     device: Device | None
     torch: str | None
+    platform: str | None = None
 
 
 def find_library() -> Library | None:
@@ -150,8 +163,15 @@ def find_driver(root: Path = Path("/")) -> str | None:
 
 def find_host(root: Path = Path("/")) -> Host:
     """Everything that the rules ask about this machine."""
-    torch = _find("torch")
-    return Host(find_library(), find_compiler(), find_device(root), None if torch is None else torch.version)
+    # Once the library is imported it has read the variable: its backend says what to do then.
+    platform = None if "torch_neuronx" in sys.modules else os.environ.get(PLATFORM, "").strip() or None
+    return Host(find_library(), find_compiler(), find_device(root), find_torch(), platform)
+
+
+def find_torch() -> str | None:
+    """The version of torch that is installed; it is not imported. None if it isn't."""
+    found = _find("torch")
+    return None if found is None else found.version
 
 
 def target_of(instance: str | None) -> str | None:
@@ -160,10 +180,15 @@ def target_of(instance: str | None) -> str | None:
     return found[0] if found else None
 
 
-def choose_kind(target: str, library: Library | None) -> Kind:
-    """Which library a Neuron target is served by: the one that is installed, or else the first that can be."""
+def choose_kind(target: str, library: Library | None, torch: str | None) -> Kind:
+    """Which library a Neuron target is served by: the one that is installed, or else the one that can be exported for.
+
+    To export for TorchNeuron takes only its torch; where that isn't there either, the first is asked for.
+    """
     kinds = TARGETS[target].kinds
-    return next((kind for kind in kinds if library and library.kind == kind), kinds[0])
+    possible: Kind = "trace" if _why_not_torch(torch) else "native"
+    wanted = library.kind if library and library.kind in kinds else possible
+    return next((kind for kind in kinds if kind == wanted), kinds[0])
 
 
 def install(kind: Kind, torch: str | None = None) -> str:
@@ -171,11 +196,13 @@ def install(kind: Kind, torch: str | None = None) -> str:
 
     Args:
         kind: The library.
-        torch: The version of torch that TorchNeuron is to match; its own must have the same first two numbers
-            (release-notes/components/torchneuron).
+        torch: The version of torch that is here. TorchNeuron is to match it: its own must have the same first two
+            numbers (release-notes/components/torchneuron). The library before it needs another, unless it is 2.9.
     """
     if kind == "trace":
-        return f'pip install "torch-neuronx==2.9.*" "neuronx-cc==2.*" --extra-index-url {ADDRESS}'
+        other = torch is not None and parse_version(torch).release[:2] != TRACE_TORCH.release
+        needed = f'"torch=={TRACE_TORCH}.*" ' if other else ""
+        return f'pip install {needed}"torch-neuronx=={TRACE_TORCH}.*" "neuronx-cc==2.*" --extra-index-url {ADDRESS}'
     found = NATIVE_TORCH if torch is None else max(parse_version(torch), NATIVE_TORCH)
     line = f"{found.major}.{found.minor}"
     return f'pip install "torch-neuronx=={line}.*" "neuronx-cc==2.*" nki --extra-index-url {ADDRESS}'
@@ -191,7 +218,14 @@ def why_not_compile(target: str, kind: Kind, host: Host) -> str:
         return _wrong_kind(target, kind)
     if kind == "native":
         return _why_not_torch(host.torch)
-    return _why_not_library(kind, host) or _why_not_compiler(kind, host)
+    return _why_not_library(kind, host) or _why_not_compiler(kind, host) or why_not_platform(target, host.platform)
+
+
+def why_not_platform(target: str, platform: str | None) -> str:
+    """Why torch_neuronx.trace, told by the environment what to compile for, would not compile for a target."""
+    if platform in (None, target):
+        return ""
+    return f"torch_neuronx is set to {platform} by {PLATFORM}; unset it, or set {PLATFORM}={target}"
 
 
 def why_not_run(target: str, kind: Kind, host: Host) -> str:

@@ -46,7 +46,7 @@ def validate(
     model: str | None = None,
     data: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
-    record: bool = True,
+    record: bool | None = None,
     progress: Callable[[str], None] = logger.info,
 ) -> ValidationReport:
     """Compare every program of an artifact with transformers' eager model in fp32, and record the verdict.
@@ -63,7 +63,9 @@ def validate(
             optimum-neuron, which doesn't say what it was made from.
         data: A file of labelled rows, one JSON object a line, to compare the task's own metric as well.
         token: For the Hub.
-        record: Write the report and the model card into the artifact.
+        record: Write the report and the model card into the artifact. By default it is done, unless `model` is
+            another place than the one it was exported from: how the artifact compares with that may be its own matter.
+            Never if the weights there are others.
         progress: Told what is being done.
 
     Returns:
@@ -82,7 +84,7 @@ def validate(
         if not session.artifact.foreign and checkpoint.weights_sha256() != manifest.source.weights_sha256:
             problem = f"the weights given are not those it was exported from, sha256 {manifest.source.weights_sha256}"
             report = _report(session, model, problem=problem)
-            record = record and model is None  # another checkpoint says nothing about the artifact
+            record = record is not False and model is None  # other weights say nothing about the artifact
         else:
             rows = metrics.read(Path(data), manifest, session.artifact.config()) if data is not None else ()
             head = _reference(checkpoint, manifest, "none")
@@ -92,11 +94,19 @@ def validate(
                 checks += tuple(_fidelity(session, simulated, head, progress))
             scored = _metrics(session, head, rows) if rows else ()
             report = _report(session, model, checks=checks, metrics=scored)
-    if record and session.artifact.foreign:
+    elsewhere = _is_elsewhere(model, manifest)
+    if record is not False and session.artifact.foreign:
         logger.warning("the verdict was not recorded: %s has no neuronbert.json to hold it", path)
-    elif record:
+    elif record or (record is None and not elsewhere):
         _record(session.artifact, report)
+    elif record is None:
+        logger.warning("the verdict was not recorded: %s is not where it was exported from; with --record it is", model)
     return report
+
+
+def _is_elsewhere(model: str | None, manifest: Manifest) -> bool:
+    own = manifest.source.path
+    return model is not None and (own is None or Path(model).resolve() != Path(own).resolve())
 
 
 def _checks(session: Session, head: EncoderHead, progress: Callable[[str], None]) -> Iterator[Check]:

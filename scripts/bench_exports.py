@@ -127,7 +127,8 @@ def cached(models: Models, rounds: int) -> list[Row]:
     """
     cache = Cache(models.folder / "cache", 1 << 32)
     spec = ExportSpec(str(models.minilm), (ONE,))
-    files = tuple(path for path in export(spec, models.folder / "cached", cache=cache).path.iterdir())
+    made = export(spec, models.folder / "cached", cache=cache).path
+    files = tuple(path for path in made.rglob("*") if path.is_file())
     ways: Mapping[str, Callable[[Path], object]] = {
         "a hit": lambda folder: export(spec, folder, cache=cache),
         "copying the artifact": lambda folder: _copy(files, folder, flush=True, compare=True),

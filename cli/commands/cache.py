@@ -47,6 +47,7 @@ def rm(
     older_than: Annotated[
         str | None, typer.Option(help="Remove what wasn't used for so long, as 12h, 30d or 8w.", metavar="AGE")
     ] = None,
+    json_: Json = False,
 ) -> None:
     """Remove entries of the cache, once nobody reads them.
 
@@ -65,6 +66,9 @@ def rm(
     size = sum(entry.size for entry in chosen)
     for entry in chosen:
         cache.remove(entry)
+    if json_:
+        _output.as_json({"removed": [entry.key for entry in chosen], "size": size})
+        return
     _output.data(f"removed: {len(chosen)}, {_size(size)}")
 
 

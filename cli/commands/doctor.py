@@ -71,7 +71,8 @@ def _show(found: "Diagnosis") -> None:
             if reason:
                 _output.data(f"can't {what} {', '.join(targets)}: {reason}")
     _output.data("")
+    width = max(20, *(len(finding.name) + 1 for finding in found.findings))
     for finding in found.findings:
         mark = finding.status.upper() if finding.status == "failed" else finding.status
         fix = f": {finding.fix}" if finding.fix else ""
-        _output.data(f"{mark:<9}{finding.name:<20}{finding.text}{fix}")
+        _output.data(f"{mark:<9}{finding.name:<{width}}{finding.text}{fix}")

@@ -122,8 +122,7 @@ def export(
     del disable_validation
     if cache_dir is not None:
         raise InvalidOptionError("--cache-dir", cache_dir, "left out: HF_HUB_CACHE says where downloads are kept")
-    if format_ not in _FORMATS:
-        raise InvalidOptionError("--format", format_, "one of " + ", ".join(map(repr, _FORMATS)))
+    _check_format(format_)
     sizes = shape_options(bucket, batch_size, sequence_length, num_choices)
     sample = _buckets.Sample.of(buckets_from, max_buckets, sizes)
     given = {
@@ -170,8 +169,15 @@ def export(
     _output.data(f"{artifact.path}: {manifest.source.class_name} for {manifest.target}, {shapes}")
     if manifest.source.random_weights:
         _output.note(f"{len(manifest.source.random_weights)} weights are random: the checkpoint has no such head.")
-    where = "" if manifest.target == "cpu" else f", on a machine with a {manifest.target} device"
+    if manifest.backend == "torchneuron":
+        _output.note("Nothing is compiled yet: it was exported for TorchNeuron, which compiles where it is loaded.")
+    where = "" if manifest.target == "cpu" else f", on an instance of type {manifest.target}"
     _output.note(f"Next{where}: neuronbert validate {shlex.quote(str(artifact.path))}")
+
+
+def _check_format(given: str) -> None:
+    if given not in _FORMATS:
+        raise InvalidOptionError("--format", given, "one of " + ", ".join(map(repr, _FORMATS)))
 
 
 def _export_onnx(spec: Any, output: Path, token: str | None, as_json: bool) -> None:

@@ -31,7 +31,9 @@ def validate(
     ] = None,
     record: Annotated[
         bool | None,
-        typer.Option(help="Write the verdict and the model card into the artifact.", show_default="record"),
+        typer.Option(
+            help="Write the verdict and the model card into the artifact.", show_default="record, but not with --model"
+        ),
     ] = None,
     matrix: Annotated[
         Path | None,
@@ -107,7 +109,7 @@ def validate(
         raise MissingOptionError(
             "ARTIFACT", "neuronbert validate out/, or neuronbert validate --matrix configs/ci.yaml"
         )
-    _validate(artifact, report, json_, {"model": model, "data": data, "token": token, "record": record is not False})
+    _validate(artifact, report, json_, {"model": model, "data": data, "token": token, "record": record})
 
 
 def _refuse(options: dict[str, Any], expected: str) -> None:

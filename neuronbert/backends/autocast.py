@@ -167,16 +167,19 @@ class AutoCastMode(TorchFunctionMode):
             key, value = (part.repeat_interleave(groups, dim=-3) for part in (key, value))
         factor = query.shape[-1] ** -0.5 if scale is None else scale
         scores = self._finish(torch.matmul(self._lower(query), self._lower(key).transpose(-1, -2)))
-        scores = self._finish(scores * factor)
         if is_causal:
             attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         if attn_mask is not None and attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, torch.finfo(torch.float32).min)
-        elif attn_mask is not None:
-            scores = scores + attn_mask
+            # Added, it is the lowest number itself: no score is large enough to move it.
+            hidden = torch.finfo(torch.float32).min
+            attn_mask = torch.zeros(attn_mask.shape).masked_fill(~attn_mask, hidden)
         if self._all:
+            scores = self._lower(scores * factor)
             # A row that is masked as a whole stays finite, as it does in fp32.
-            scores = self._lower(scores).clamp(min=self._lowest)
+            scores = self._lower(scores if attn_mask is None else scores + attn_mask).clamp(min=self._lowest)
+        else:
+            # Scaled and masked in one pass over the scores.
+            scores = scores * factor if attn_mask is None else torch.add(attn_mask, scores, alpha=factor)
         return self._finish(torch.matmul(self._lower(torch.softmax(scores, dim=-1)), self._lower(value)))
 
     def _finish(self, result: Tensor) -> Tensor:

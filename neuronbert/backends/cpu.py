@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.backends import int8, packing, torchscript
+from neuronbert.backends import heap, int8, packing, torchscript
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.backends.batching import DynamicBatch
@@ -86,6 +86,7 @@ class CpuRuntime:
         """The programs of the files, by shape."""
         if placement != ANYWHERE:
             raise InvalidOptionError("placement", placement, "left out: the cpu target has no NeuronCores")
+        heap.keep()
         programs: dict[StaticShape, Program] = {}
         for name in manifest.program_files:
             held = [program for program in manifest.programs if program.file == name]

@@ -183,9 +183,9 @@ def _set_platform(target: str) -> None:
             reason = "torch_neuronx was imported before it could be told what to compile for"
             raise BackendUnavailableError(target, f"{reason}; do this export in a process of its own")
         os.environ[PLATFORM] = target
-    elif said not in (None, target):
-        advice = "do this export in a process of its own" if imported else f"unset it, or set {PLATFORM}={target}"
-        raise BackendUnavailableError(target, f"torch_neuronx is set to {said} by {PLATFORM}; {advice}")
+    elif reason := sdk.why_not_platform(target, said):
+        advice = "do this export in a process of its own"
+        raise BackendUnavailableError(target, f"{reason.partition(';')[0]}; {advice}" if imported else reason)
 
 
 def _without_device(target: str) -> bool:

@@ -37,7 +37,7 @@ def resolve_target(target: str) -> tuple[str, str]:
     """The target meant by a name, and its backend.
 
     "auto" is the Neuron device of this machine, or the CPU if it has none that is served. Where two backends serve a
-    target, the one whose library is installed is taken.
+    target, the one whose library is installed is taken; or, where none is, the one that can export here.
 
     Raises:
         InvalidOptionError: there is no such target.
@@ -51,7 +51,7 @@ def resolve_target(target: str) -> tuple[str, str]:
     backends = TARGETS[name]
     if len(backends) == 1:
         return name, backends[0]
-    return name, _BACKEND_OF[sdk.choose_kind(name, sdk.find_library())]
+    return name, _BACKEND_OF[sdk.choose_kind(name, sdk.find_library(), sdk.find_torch())]
 
 
 def compiler(backend: str, target: str) -> Compiler:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
+import signal
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 LOG: Final = "log-neuron-cc.txt"
 
+_KILLED: Final = re.compile(rf"(failed with|returned|exit[a-z ]*) (-{signal.SIGKILL:d}|{128 + signal.SIGKILL:d})\b")
 _LOG_LINES: Final = 3
 _LOG_BYTES: Final = 16 << 10
 _NO_SPACE: Final = os.strerror(errno.ENOSPC)
@@ -96,7 +99,12 @@ def _problem(work: Path, new: set[_Log], shape: str, error: BaseException, *, ke
     log, lines = _last_lines(max(new)) if new else (work if kept else None, [])
     if any(_NO_SPACE in text for text in (str(error), *lines)):
         return StorageError(work, _NO_SPACE)
-    return CompilationFailedError(shape, first_line(error), log, lines)
+    reason = first_line(error)
+    if _KILLED.search(reason):
+        reason += " (SIGKILL, as where memory runs out; use a larger instance)"
+    elif log is None:
+        reason += "; keep its files with --compiler-workdir FOLDER to see more"
+    return CompilationFailedError(shape, reason, log, lines)
 
 
 def _logs(work: Path) -> set[_Log]:

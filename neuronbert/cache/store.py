@@ -80,6 +80,7 @@ class Cache:
 
         Raises:
             CheckpointCorruptError: the checkpoint was changed while they were made.
+            StorageError: the folder has no room for the copy.
         """
         if not self.limit or job.spec.compiler_workdir is not None:  # what the compiler leaves is asked for
             return make()
@@ -242,13 +243,23 @@ def _read_again(entry: Entry, folder: Path) -> Build | None:
     try:
         build = entry.fetch(folder)
     except (DamagedEntryError, OSError) as error:
+        _empty(folder)
+        _refuse_full_output(entry, folder, error)
         logger.warning("compiling anew: the cached program %s is damaged (%s)", entry.key[:12], first_line(error))
         with suppress(OSError):
             entry.clear(keep_lock=True)
-        _empty(folder)
         return None
     _served(entry, build)
     return build
+
+
+def _refuse_full_output(entry: Entry, folder: Path, error: Exception) -> None:
+    # A failed copy names one file, the other or none: whose fault it is shows when the entry is read on its own.
+    if not isinstance(error, OSError):
+        return
+    with suppress(DamagedEntryError, OSError):
+        entry.fetch()
+        raise StorageError(folder.parent, error.strerror or str(error)) from error
 
 
 def _served(entry: Entry, build: Build) -> None:

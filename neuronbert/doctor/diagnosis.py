@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ from neuronbert import sdk
 from neuronbert.doctor.findings import Finding, check_surroundings
 from neuronbert.doctor.machine import find_machine
 from neuronbert.errors import InvalidOptionError
+from neuronbert.reference import PLATFORM
 from neuronbert.releases import LAST_TRACE, RELEASES, parse_version, release_of, releases_of
 from neuronbert.targets import TARGETS
 from neuronbert.variables import find_conflicts
@@ -81,21 +82,23 @@ def diagnose(
     if target is not None and target not in ALL:
         raise InvalidOptionError("target", target, "one of " + ", ".join(ALL))
     machine = find_machine(root)
+    given = os.environ if environ is None else environ
     findings = [_check_torch(machine)]
     if target != "cpu":
-        conflicts = find_conflicts(os.environ if environ is None else environ, machine.host.device, target)
+        conflicts = find_conflicts(given, machine.host.device, target)
         findings += [*_check_neuron(machine, target)]
         findings += [Finding(c.variable, "failed" if c.fatal else "warning", c.problem, c.fix) for c in conflicts]
     findings += [*check_surroundings(root)]
     asked = ALL if target is None else (target,)
-    return Diagnosis(tuple(_find_ability(name, machine.host) for name in asked), tuple(findings))
+    host = replace(machine.host, platform=given.get(PLATFORM, "").strip() or None)
+    return Diagnosis(tuple(_find_ability(name, host) for name in asked), tuple(findings))
 
 
 def _find_ability(target: str, host: sdk.Host) -> Ability:
     if target == "cpu":
         reason = "" if host.torch else "torch is not installed: pip install torch"
         return Ability(target, None, reason, reason)
-    kind = sdk.choose_kind(target, host.library)
+    kind = sdk.choose_kind(target, host.library, host.torch)
     return Ability(target, kind, sdk.why_not_compile(target, kind, host), sdk.why_not_run(target, kind, host))
 
 
@@ -129,7 +132,7 @@ def _check_system(machine: Machine, target: str | None) -> Iterator[Finding]:
         if target is None:
             yield Finding("python", "ok", machine.python)
             return
-        native = sdk.choose_kind(target, library) == "native"
+        native = sdk.choose_kind(target, library, machine.host.torch) == "native"
         library = sdk.Library("native", RELEASES[-1].libraries[-1]) if native else sdk.Library("trace", LAST_TRACE)
         bad = "warning"
     for name, text, fix in _find_limits(machine, library):

@@ -5,17 +5,18 @@ Owns: what a zip may hold and how far it may grow. Knows nothing of what is in t
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import stat
 import zipfile
-import zlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from neuronbert.errors import CheckpointCorruptError, StorageError, UnsafeArchiveError
+from neuronbert.errors import CheckpointCorruptError, StorageError, UnsafeArchiveError, first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _WANTED: Final = re.compile(r"(model_optim_rng|model_rng)\.pt|latest_checkpointed_iteration\.txt|.*vocab.*\.txt")
@@ -23,6 +24,11 @@ _TORCH: Final = "data.pkl"
 _ZIP_START: Final = b"PK\x03\x04"
 _MAX_GROWTH: Final = 100
 """Weights hardly compress, deflate makes at most a thousandth of zeros: more is no checkpoint."""
+_BLOCK: Final = 1 << 20
+_SHOWN: Final = 100
+"""Characters of a member's name."""
+_MISNAMED: Final = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
+"""What a new and empty folder answers to names that contradict each other, or that no file can have."""
 
 
 def is_torch_file(path: Path) -> bool:
@@ -60,23 +66,42 @@ def unpack(path: Path, folder: Path) -> None:
     need, free = sum(info.file_size for info in wanted), shutil.disk_usage(folder).free
     if need > free:
         raise StorageError(folder, f"it takes {need} bytes to unpack {path} and {free} are free")
+    with zipfile.ZipFile(path) as archive:
+        for info in wanted:
+            _write(path, archive, info, folder / info.filename)
+
+
+def _write(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
-            for info in wanted:
-                target = folder / info.filename
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(info) as source, target.open("xb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointCorruptError(path, f"it can't be unpacked ({error})") from error
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            for block in _blocks(path, archive, info):
+                file.write(block)
+    except OSError as error:
+        if error.errno not in _MISNAMED:
+            raise
+        raise _unpackable(path, info, error.strerror or first_line(error)) from error
+
+
+def _blocks(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    try:
+        with archive.open(info) as source:
+            while block := source.read(_BLOCK):
+                yield block
+    except Exception as error:  # each of zipfile's decompressors has errors of its own
+        raise _unpackable(path, info, first_line(error)) from error
+
+
+def _unpackable(path: Path, info: zipfile.ZipInfo, reason: str) -> CheckpointCorruptError:
+    return CheckpointCorruptError(path, f"its member {info.filename[:_SHOWN]!r} can't be unpacked ({reason})")
 
 
 def _members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeError) as error:
-        raise CheckpointCorruptError(path, f"its list of files can't be read ({error})") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeError, OSError) as error:
+        raise CheckpointCorruptError(path, f"its list of files can't be read ({first_line(error)})") from error
 
 
 def _refuse_unsafe(path: Path, info: zipfile.ZipInfo) -> None:

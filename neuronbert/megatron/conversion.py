@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+
 from neuronbert.checkpoint import CONFIG, WEIGHTS
 from neuronbert.errors import MissingFileError, StorageError
 from neuronbert.megatron import archive, plans, ranks, shards, vocabulary, writer
@@ -19,6 +21,8 @@ from neuronbert.staging import staged
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
 _UNPACKED: Final = ".unpacked"
 
@@ -93,7 +97,8 @@ def convert_megatron(
         need, free = writer.size_of(entries), shutil.disk_usage(folder).free
         if need > free:
             raise StorageError(output, f"it takes about {need} bytes and {free} are free")
-        writer.write(folder / WEIGHTS, entries, plan.tensors(), progress)
+        broken: list[str] = []
+        writer.write(folder / WEIGHTS, entries, _noting(plan, broken), progress)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if plan.vocabulary is not None:
             plan.vocabulary.save_tokenizer(folder, lowercase=plan.lowercase, length=plan.sizes["positions"])
@@ -107,7 +112,7 @@ def convert_megatron(
         config=config,
         weights_bytes=need,
         tokenizer=plan.vocabulary is not None,
-        notes=plan.notes,
+        notes=(*plan.notes, *_note_on(broken)),
     )
 
 
@@ -117,6 +122,20 @@ def _unpacked(source: Path, folder: Path) -> Path:
     folder.mkdir()
     archive.unpack(source, folder)
     return folder
+
+
+def _noting(plan: plans.Plan, broken: list[str]) -> Iterator[Tensor]:
+    """The plan's tensors; the names of those that hold a NaN or an infinity are added to a list."""
+    for (name, _, _), tensor in zip(plan.entries(), plan.tensors(), strict=True):
+        if not torch.isfinite(tensor).all():
+            broken.append(name)
+        yield tensor
+
+
+def _note_on(broken: list[str]) -> Iterator[str]:
+    if broken:
+        what = f"{len(broken)} of its weights hold NaN or infinity ({broken[0]})"
+        yield f"{what}: they were taken as they are, and a model with them answers nothing but NaN."
 
 
 def _places(place: Path, grid: ranks.Grid, source: Path) -> Iterator[Path]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pickletools
 import re
+import warnings
 import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.errors import CheckpointCorruptError, UnsafePickleError, first_line
+from neuronbert.errors import CheckpointCorruptError, NeuronBertError, UnsafePickleError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ _LEGACY_START: Final = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 """The pickled number with which torch.save began until torch 1.6."""
 _LEGACY_PICKLES: Final = 5
 """Number, version, sizes, the object, the names of its storages; their bytes follow."""
+_MAX_PROTOCOL: Final = 3
+"""torch.save writes 2 unless told otherwise; of 4 and later, torch's weights-only reader knows too little."""
 _MAX_PICKLE: Final = 256 << 20
 """Bytes of a pickle beside its weights; a checkpoint's is far below one million."""
 _PLAIN: Final = re.compile(
@@ -56,10 +59,12 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         mapped = zipfile.is_zipfile(path)
-        names = _globals_of(path, mapped)
-        plain: list[_Allowed] = [(Plain, name) for name in names if _PLAIN.fullmatch(name)]
-        with _safely(path), torch.serialization.safe_globals(plain):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with _safely(path):
+            names = _globals_of(path, mapped)
+            plain: list[_Allowed] = [(Plain, name) for name in names if _PLAIN.fullmatch(name)]
+            with torch.serialization.safe_globals(plain), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a pickle that it may not know; what it doesn't, it refuses
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
         raise CheckpointCorruptError(path, f"it can't be read ({error.strerror or error})") from error
     if not isinstance(content, dict):
@@ -71,27 +76,26 @@ def load(path: Path) -> dict[str, Any]:
 def _safely(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError:
+    except (OSError, NeuronBertError):
         raise
-    except Exception as error:
+    except Exception as error:  # a length or an instruction may be anything, for pickletools as for torch
         named = re.search(r"GLOBAL ([^\s`]+)", str(error))
         if named:
             raise UnsafePickleError(path, named[1]) from error
-        raise CheckpointCorruptError(path, f"torch can't read it ({first_line(error)})") from error
+        # Around what is wrong torch says how to allow it, as Python does behind a semicolon.
+        reason = first_line(error.__context__ or error).partition(";")[0]
+        raise CheckpointCorruptError(path, f"its pickle can't be read as plain data ({reason})") from error
 
 
 def _globals_of(path: Path, is_zip: bool) -> set[str]:
     """The names that the pickles of a file mention; none of them is looked up."""
-    try:
-        if is_zip:
-            return _globals_of_zip(path)
-        with path.open("rb") as file:
-            if file.read(len(_LEGACY_START)) != _LEGACY_START:
-                raise CheckpointCorruptError(path, "it is neither a zip nor a file of torch.save")
-            file.seek(0)
-            return set().union(*(_names(file) for _ in range(_LEGACY_PICKLES)))
-    except (ValueError, zipfile.BadZipFile, UnicodeError, NotImplementedError) as error:
-        raise CheckpointCorruptError(path, f"its pickle is damaged ({first_line(error)})") from error
+    if is_zip:
+        return _globals_of_zip(path)
+    with path.open("rb") as file:
+        if file.read(len(_LEGACY_START)) != _LEGACY_START:
+            raise CheckpointCorruptError(path, "it is neither a zip nor a file of torch.save")
+        file.seek(0)
+        return set().union(*(_names(path, file) for _ in range(_LEGACY_PICKLES)))
 
 
 def _globals_of_zip(path: Path) -> set[str]:
@@ -105,10 +109,15 @@ def _globals_of_zip(path: Path) -> set[str]:
                 if info.file_size > _MAX_PICKLE:
                     raise CheckpointCorruptError(path, f"its pickle has {info.file_size} bytes beside the weights")
                 with archive.open(info) as file:
-                    names |= _names(file)
+                    names |= _names(path, file)
     return names
 
 
-def _names(file: Any) -> set[str]:
-    found = pickletools.genops(file)
-    return {str(value).replace(" ", ".", 1) for opcode, value, _ in found if opcode.name == "GLOBAL"}
+def _names(path: Path, file: Any) -> set[str]:
+    found = set()
+    for opcode, value, _ in pickletools.genops(file):
+        if opcode.name == "PROTO" and value is not None and value > _MAX_PROTOCOL:
+            raise CheckpointCorruptError(path, f"its pickle has protocol {value}, torch.save's own is 2")
+        if opcode.name == "GLOBAL":
+            found.add(str(value).replace(" ", ".", 1))
+    return found

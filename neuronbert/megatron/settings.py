@@ -5,7 +5,7 @@ Owns: which arguments matter, Megatron-LM's defaults for them, and what transfor
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -233,7 +233,7 @@ class _Arguments:
 
     def number(self, name: str, default: float) -> float:
         value = self._typed(name, int | float)
-        if value is not None and not (math.isfinite(value) and value >= 0):
+        if value is not None and not 0 <= value <= sys.float_info.max:
             raise CheckpointCorruptError(self.shards.path, f"its argument {name} is {value!r}")
         return default if value is None else float(value)
 

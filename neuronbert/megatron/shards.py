@@ -80,7 +80,8 @@ def read(grid: Grid) -> Shards:
                 parts[shifted] = tensors
             layers += names.layers_in(found)
     version = _version(contents[0, 0], flat)
-    return Shards(first, version, flat, _arguments(contents[0, 0]), ranks, stages, layers, parts)
+    arguments = _arguments(contents[0, 0], first)
+    return Shards(first, version, flat, arguments, ranks, stages, layers, parts)
 
 
 def _chunks(content: Mapping[str, Any], path: Path) -> list[str]:
@@ -117,7 +118,8 @@ def _stage(ranks: Mapping[Path, object]) -> dict[str, tuple[Tensor, ...]]:
 
 def _check(value: object, name: str, path: Path) -> None:
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        raise CheckpointCorruptError(path, f"its {name} is no ordinary tensor but a {type(value).__name__}")
+        what = f"{value.layout} on {value.device}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise CheckpointCorruptError(path, f"its {name} is no ordinary tensor but {what}")
     if value.dtype not in _DTYPES:
         raise CheckpointCorruptError(path, f"its {name} holds {value.dtype}, not fp32, fp16 or bf16")
     if not value.is_contiguous():
@@ -126,7 +128,7 @@ def _check(value: object, name: str, path: Path) -> None:
 
 def _version(content: Mapping[str, object], flat: bool) -> float:
     found = content.get("checkpoint_version", 3.0 if flat else 0)
-    if not isinstance(found, int | float) or isinstance(found, bool) or float(found) not in VERSIONS:
+    if not isinstance(found, int | float) or isinstance(found, bool) or found not in VERSIONS:
         known = ", ".join(map(str, VERSIONS))
         raise UnsupportedFeatureError("checkpoint_version", found, f"those known are {known}")
     if flat and float(found) < _FLAT_SINCE:
@@ -134,8 +136,10 @@ def _version(content: Mapping[str, object], flat: bool) -> float:
     return float(found)
 
 
-def _arguments(content: Mapping[str, object]) -> Mapping[str, object] | None:
-    if content.get("args") is None:
-        return None
-    arguments = content["args"]
-    return arguments if isinstance(arguments, dict) else dict(vars(arguments)) if hasattr(arguments, "__dict__") else {}
+def _arguments(content: Mapping[str, object], path: Path) -> Mapping[str, object] | None:
+    arguments = content.get("args")
+    if arguments is None or isinstance(arguments, dict):
+        return arguments
+    if isinstance(arguments, pickles.Plain):
+        return dict(vars(arguments))
+    raise CheckpointCorruptError(path, f"its args are of type {type(arguments).__name__}, not those of a training")

@@ -103,7 +103,9 @@ def lower(module: nn.Module, inputs: tuple[Tensor, ...], python: str) -> Lowered
 
 
 def _run(python: str, arguments: list[str], folder: str) -> None:
-    # The worker comes by stdin, so that no module beside it takes the place of one that torch imports.
+    # The worker comes by stdin, so that no module beside it takes the place of one that torch imports. It runs in
+    # another folder, from where a relative path would lead elsewhere; resolved, a link would leave its environment.
+    python = os.path.abspath(python) if os.sep in python else python  # noqa: PTH100
     try:
         with _WORKER.open() as source:
             done = subprocess.run(

@@ -125,11 +125,15 @@ def positions(case: Case) -> Iterator[str]:
 
 def gather_outside(op: Op, _case: Case) -> str | None:
     """Constant indices of a gather beyond its table."""
+    if op.name == "aten.index":
+        return _indexed_outside(op)
     return _outside(op, op.operands[1]) if op.name in _GATHERS else None
 
 
 def scatter_outside(op: Op, _case: Case) -> str | None:
     """Constant indices of a scatter beyond what it writes to."""
+    if op.name == "aten.index_put":
+        return _indexed_outside(op)
     return _outside(op, op.operands[1]) if op.name in _SCATTERS else None
 
 
@@ -138,8 +142,20 @@ def _outside(op: Op, index: Value) -> str | None:
     dim = op.attributes.get("dim", 0)
     if index.high is None or index.low is None or not dims or not isinstance(dim, int):
         return None
-    inside = index.low >= 0 and index.high < dims[dim]
-    return None if inside else f"{op.name} takes entry {index.high} of {dims[dim]}"
+    if index.low >= 0 and index.high < dims[dim]:
+        return None
+    return f"{op.name} takes entry {index.low if index.low < 0 else index.high} of {dims[dim]}"
+
+
+def _indexed_outside(op: Op) -> str | None:
+    # As in Python, -1 is the last one. A mask stands for several dimensions, so that those after it can't be told.
+    dims = op.operands[0].dims
+    for dim, index in zip(op.attributes.get("indexed", ()), op.operands[1:], strict=False):
+        if index.dtype in {"bool", "uint8"}:
+            return None
+        if index.low is not None and index.high is not None and not -dims[dim] <= index.low <= index.high < dims[dim]:
+            return f"{op.name} takes entry {index.low if index.low < -dims[dim] else index.high} of {dims[dim]}"
+    return None
 
 
 def integer_dot(op: Op, case: Case) -> str | None:

@@ -120,6 +120,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __in
         attributes = {**defaults, **{item.name: value for item, value in zip(expected, args, strict=False)}, **given}
         numbers = [attributes.get(item.name) for item in expected if str(item.type) in _CALCULATED]
         plain = {name: value for name, value in attributes.items() if not _tensors(value)}
+        if isinstance(attributes.get("indices"), list | tuple):  # of aten.index: which dimensions they are for
+            plain["indexed"] = tuple(dim for dim, index in enumerate(attributes["indices"]) if index is not None)
         depends = any(tensor in self._fed for tensor in operands)
         self.ops.append(
             Op(

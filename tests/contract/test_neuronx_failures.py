@@ -36,7 +36,7 @@ SAID = "ERROR: [NCC_EVRF001] an operator is not supported"
     ("fail", "reason"),
     [
         ("exit", "neuronx-cc failed with 70"),
-        ("killed", "neuronx-cc failed with -9"),
+        ("killed", "neuronx-cc failed with -9 (SIGKILL, as where memory runs out; use a larger instance)"),
         ("odd", "an operator"),
         ("leaves", "70"),
     ],
@@ -60,7 +60,9 @@ def test_a_compiler_that_fails_is_one_line_with_its_log(
 
 def test_a_compiler_that_gives_nothing_is_an_error(host: Host, exporting: Any, temporary: Path, tmp_path: Path) -> None:
     host("inf2", fail="none")
-    with pytest.raises(errors.CompilationFailedError, match=r"gave nothing back\.$") as caught:
+    with pytest.raises(
+        errors.CompilationFailedError, match=r"gave nothing back; keep its files with --compiler-workdir"
+    ) as caught:
         exporting()
     assert exit_code(caught.value) == 1
     assert names(tmp_path / "exports") == names(temporary) == []  # without a log there is nothing in it to read

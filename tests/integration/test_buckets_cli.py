@@ -150,7 +150,7 @@ def test_what_is_given_wins_over_a_recipe(export, texts: Path, tmp_path: Path) -
         (["--buckets-from", "TEXTS", "--max-buckets", "-1"], 2, "max_buckets is -1"),
         (["--buckets-from", "TEXTS", "--sequence-length", "8,16"], 2, "one number with --buckets-from"),
         (["--buckets-from", "TEXTS", "--sequence-length", "65"], 2, "from 1 to the model's 64 tokens"),
-        (["--buckets-from", "nowhere.jsonl"], 3, "There is no file nowhere.jsonl"),
+        (["--buckets-from", "nowhere.jsonl"], 3, "There is no file nowhere.jsonl. See what there is with: ls ."),
         (["--buckets-from", "EMPTY"], 2, "it holds no rows"),
         (["--buckets-from", "MODEL"], 2, "can't be read as UTF-8"),
     ],

@@ -239,7 +239,9 @@ def test_entries_are_removed_by_key_by_age_or_all(command, tmp_path: Path) -> No
     assert command("cache", "rm", first[:20]).stdout.startswith("removed: 1, ")
     (record,) = (tmp_path / "cache").glob(f"*/{old}/entry.json")
     os.utime(record, (1, 1))
-    command("cache", "rm", "--older-than", "12h")
+    body = json.loads(command("cache", "rm", "--older-than", "12h", "--json").stdout)
+    assert body["removed"] == [old]
+    assert body["size"] > 0
     assert len(keys()) == 1
     assert old not in keys()
     command("cache", "rm", "--all")

@@ -17,6 +17,8 @@ import pytest
 from cli.app import main
 from neuronbert import Artifact, StaticShape
 
+ROOT = Path(__file__).parents[2]
+
 
 @dataclass(frozen=True)
 class Done:
@@ -53,6 +55,28 @@ def test_a_line_copied_from_optimums_documentation_runs(run, minilm: Path, tmp_p
     done = run("validate", out)
     assert done.code == 0
     assert done.out.splitlines()[-1] == "passed: compared with BertModel of model in fp32"
+
+
+def test_an_interruption_while_it_is_imported_is_one_line() -> None:
+    code = """
+import sys
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Slow())
+from cli.start import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+def test_trn2_is_exported_with_what_is_here_and_says_so(run, tiny, tmp_path: Path) -> None:
+    done = run("export", "--model", tiny("fill-mask"), "--target", "trn2", "--sequence-length", "8", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert done.err.startswith("Nothing is compiled yet: it was exported for TorchNeuron, which compiles where it is")
+    assert ", on an instance of type trn2: neuronbert validate" in done.err
 
 
 def test_export_prints_the_manifest_as_json(run, tiny, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_what_is_printed() -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("target  compile")
     assert "\ncpu     yes          yes\n" in done.stdout
-    assert "can't compile for inf2, trn1, trn1n, trn2: torch-neuronx is not installed: pip install" in done.stdout
+    assert "can't compile for inf2, trn1, trn1n: torch-neuronx is not installed: pip install" in done.stdout
 
 
 def test_a_target_that_can_not_be_compiled_for_is_exit_code_3() -> None:
@@ -44,11 +44,22 @@ def test_a_target_that_can_not_be_compiled_for_is_exit_code_3() -> None:
     assert {"name", "status", "text", "fix"} == set(body["checks"][0])
 
 
-@pytest.mark.parametrize("target", ["cpu", "trn3"])
+@pytest.mark.parametrize("target", ["cpu", "trn2", "trn3"])
 def test_a_target_that_can_be_compiled_for_is_exit_code_0(target: str) -> None:
     done = run("--target", target, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["targets"][target]["compile"] == {"ok": True, "reason": ""}
+
+
+def test_a_long_name_keeps_its_distance(tmp_path: Path) -> None:
+    done = run("--target", "inf2", NEURON_PLATFORM_TARGET_OVERRIDE="trn1")
+    assert "FAILED   NEURON_PLATFORM_TARGET_OVERRIDE is trn1, but inf2 is meant: unset" in done.stdout
+
+
+def test_a_closed_stdout_is_one_line() -> None:
+    command = ["sh", "-c", f"{sys.executable} -m cli doctor >&-"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (3, "Error: stdout is closed. Let it go somewhere, as in > /dev/null.\n")
 
 
 def test_something_broken_is_exit_code_1(tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def test_variables_of_the_environment_count() -> None:
 def test_there_is_no_such_target() -> None:
     done = run("--target", "inf1")
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: target is 'inf1'; it must be one of cpu, inf2")
+    assert done.stderr.startswith("Error: --target is 'inf1'; it must be one of cpu, inf2")
     assert done.stdout == ""
 
 

@@ -164,5 +164,19 @@ def test_a_pre_flight_finds_nothing_read_on_the_host(tmp_path: Path, model_type:
     folder = families.save(model_type, task, tmp_path / "checkpoint")
     shape = StaticShape(1, 16, 2 if task == "multiple-choice" else None)
     report = check(ExportSpec(str(folder), (shape,), task, target="trn2"))
-    # MPNet's buckets are of log(0) where they aren't used: a constant that the compiler is documented to narrow.
-    assert {finding.code for finding in report.findings} == ({"int64"} if model_type == "mpnet" else set())
+    assert report.findings == ()
+
+
+def test_mpnets_buckets_stay_what_they_are() -> None:
+    from neuronbert.adapters import keep_distances
+
+    model = transformers.MPNetModel(transformers.MPNetConfig(**families.CONFIGS["mpnet"])).eval()
+    theirs = transformers.models.mpnet.modeling_mpnet.MPNetEncoder.relative_position_bucket
+    given = ids_of(2, 32)
+    before = model(**given).last_hidden_state
+    keep_distances(model)
+    assert torch.equal(model(**given).last_hidden_state, before)
+    distances = torch.arange(-600, 601)
+    for count in (8, 32, 64):
+        found = model.encoder.relative_position_bucket(distances, num_buckets=count)
+        assert torch.equal(found, theirs(distances, num_buckets=count))

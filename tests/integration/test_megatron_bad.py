@@ -81,6 +81,42 @@ def test_a_zip_with_a_flipped_byte(tmp_path: Path, model: Any, refused: Any) -> 
     assert "can't be unpacked" in refused(path, CheckpointCorruptError)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_with_garbled_bytes(tmp_path: Path, model: Any, refused: Any, compression: int) -> None:
+    path = write_zip(tmp_path / "in.zip", write_folder(tmp_path / "in", model, Layout()), compression)
+    content = bytearray(path.read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 40)
+    content[middle] = bytes(byte ^ 255 for byte in content[middle])
+    path.write_bytes(content)
+    assert "in.zip can't be used: its member" in refused(path, CheckpointCorruptError)
+
+
+def test_a_zip_with_bytes_lost_in_the_middle(tmp_path: Path, model: Any, refused: Any) -> None:
+    path = write_zip(tmp_path / "in.zip", write_folder(tmp_path / "in", model, Layout()))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3] + content[len(content) // 2 :])
+    assert "in.zip can't be used: its member" in refused(path, CheckpointCorruptError)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/model_rng.pt", "a/model_rng.pt"),
+        ("a/model_rng.pt", "a/model_rng.pt/vocab.txt"),
+        ("a/vocab.txt/model_rng.pt", "a/vocab.txt"),
+        ("x" * 300 + "/model_rng.pt",),
+        ("model_rng.pt", "x" * 300 + "vocab.txt"),
+    ],
+    ids=["twice", "file and folder", "folder and file", "long folder", "long file"],
+)
+def test_a_zip_whose_names_no_folder_can_hold(tmp_path: Path, refused: Any, names: tuple[str, ...]) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    assert "in.zip can't be used: its member" in refused(tmp_path / "in.zip", CheckpointCorruptError)
+
+
 def test_a_zip_bomb(tmp_path: Path, refused: Any) -> None:
     with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("release/mp_rank_00/model_optim_rng.pt", bytes(50_000_000))
@@ -126,7 +162,7 @@ def test_a_hostile_pickle_in_a_zip(tmp_path: Path, refused: Any) -> None:
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("version", [0.5, 4.0, -1, "3.0", True, float("nan"), [3.0]], ids=repr)
+@pytest.mark.parametrize("version", [0.5, 4.0, -1, 10**400, "3.0", True, float("nan"), [3.0]], ids=repr)
 def test_an_unknown_version(tmp_path: Path, model: Any, refused: Any, version: object) -> None:
     folder = write_folder(tmp_path / "in", model, Layout())
     alter(folder, lambda content: content.update(checkpoint_version=version))
@@ -227,6 +263,7 @@ def test_what_transformers_has_no_model_for(tmp_path: Path, model: Any, refused:
         ("hidden_size", "32"),
         ("layernorm_epsilon", float("nan")),
         ("layernorm_epsilon", -1.0),
+        ("layernorm_epsilon", 10**400),
         ("vocab_size", 10**9),
         ("padded_vocab_size", 999),
         ("openai_gelu", "no"),
@@ -245,7 +282,10 @@ def test_arguments_that_make_no_sense(tmp_path: Path, model: Any, refused: Any, 
         (lambda c: language(c)["encoder"].update({"layers.0.adapter.weight": torch.ones(2)}), "adapter"),
         (lambda c: language(c)["encoder"].update({"layers.0.input_layernorm.bias": torch.ones(5)}), "has shape [5]"),
         (lambda c: language(c)["encoder"].update({"final_layernorm.bias": torch.ones(1).expand(32)}), "a view of"),
-        (lambda c: language(c)["encoder"].update({"final_layernorm.bias": torch.ones(32).to_sparse()}), "no ordinary"),
+        (
+            lambda c: language(c)["encoder"].update({"final_layernorm.bias": torch.ones(32).to_sparse()}),
+            "torch.sparse_coo on cpu",
+        ),
         (lambda c: language(c)["encoder"].update({"final_layernorm.bias": torch.ones(32).long()}), "torch.int64"),
         (
             lambda c: language(c)["encoder"].update({"final_layernorm.bias": [1.0] * 32}),
@@ -254,9 +294,11 @@ def test_arguments_that_make_no_sense(tmp_path: Path, model: Any, refused: Any, 
         (lambda c: language(c).pop("embedding"), "embedding.word_embeddings.weight"),
         (lambda c: language(c).pop("pooler"), "no pooler before it"),
         (lambda c: c["model"].update(classification_head={"weight": torch.ones(2, 32)}), "no class with all of them"),
+        (lambda c: c.update(args=[1]), "its args are of type list, not those of a training."),
+        (lambda c: c.update(args=torch.ones(2)), "its args are of type Tensor"),
         (lambda c: c.pop("model"), "not a checkpoint of Megatron-LM"),
         (lambda c: c.update(model=[]), "not a checkpoint of Megatron-LM"),
-        (lambda c: c.update(model={}), "is a shard missing"),
+        (lambda c: c.update(model={}), "is a shard missing? Fetch"),
         (lambda c: c["model"].update(again=c["model"]), "more than 200 characters"),
         (lambda c: c["model"].update({"a": {str(i): {str(j): 0 for j in range(400)} for i in range(300)}}), "100000"),
     ],
@@ -264,6 +306,13 @@ def test_arguments_that_make_no_sense(tmp_path: Path, model: Any, refused: Any, 
 def test_weights_that_make_no_bert(tmp_path: Path, model: Any, refused: Any, change: Any, text: str) -> None:
     folder = alter(write_folder(tmp_path / "in", model, Layout()), change)
     assert text in refused(folder, NeuronBertError)
+
+
+def test_weights_that_are_no_numbers_are_told(tmp_path: Path, model: Any) -> None:
+    folder = write_folder(tmp_path / "in", model, Layout())
+    alter(folder, lambda content: language(content)["encoder"]["final_layernorm.bias"][3].fill_(float("nan")))
+    done = convert_megatron(folder, tmp_path / "out")
+    assert "1 of its weights hold NaN or infinity (bert.encoder.ln.bias): they were taken as they are" in done.notes[-1]
 
 
 def test_a_decoder_of_megatron(tmp_path: Path, model: Any, refused: Any) -> None:

@@ -97,6 +97,15 @@ def test_what_is_computed_on_the_cpu_in_place_of_lowering_is_found(lowering: str
     assert lowered.graph.problem == "torch_xla has no lowering for aten::nonzero"
 
 
+def test_an_interpreter_is_found_where_the_user_is(lowering: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "python").write_text(f'#!/bin/sh\nPYTHONPATH={DOUBLE} exec {lowering} "$@"\n')
+    (tmp_path / "venv" / "python").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    lowered = hlo.lower(nn.Linear(2, 2), (torch.ones(1, 2),), "venv/python")
+    assert lowered.versions["torch_xla"] == "2.9.0+double"
+
+
 class Branches(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if x.sum() > 0 else -x

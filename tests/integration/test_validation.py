@@ -167,7 +167,27 @@ def test_a_checkpoint_that_moved_is_asked_for(tiny, tmp_path: Path) -> None:
     moved.rename(tmp_path / "elsewhere")
     with pytest.raises(ReferenceNotFoundError, match="--model"):
         validate(out)
-    assert validate(out, model=str(tmp_path / "elsewhere")).passed
+    report = validate(out, model=str(tmp_path / "elsewhere"), record=True)
+    assert report.passed
+    assert Artifact.open(out).report() == report
+
+
+def test_a_verdict_on_another_checkpoint_is_recorded_on_request_only(
+    artifact: Path, tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = Artifact.open(artifact).manifest.source.path
+    assert own is not None
+    other = Path(shutil.copytree(own, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    passed = validate(artifact, model=own)
+    assert passed.passed
+    assert Artifact.open(artifact).report() == passed
+    assert not validate(artifact, model=str(other)).passed
+    assert Artifact.open(artifact).report() == passed
+    assert "the verdict was not recorded" in caplog.text
+    failed = validate(artifact, model=str(other), record=True)
+    assert Artifact.open(artifact).report() == failed
 
 
 def test_every_shape_is_validated(exported) -> None:

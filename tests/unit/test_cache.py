@@ -40,6 +40,24 @@ print(work.compiled)
 """
 
 
+FULL_OUTPUT = """
+import logging, resource, sys
+from pathlib import Path
+from neuronbert.errors import StorageError
+from tests.unit.jobs import Workplace, make_job
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+place = Path(sys.argv[1])
+work = Workplace(place)
+work.export(make_job(place / "checkpoint"), size=50_000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    work.export(make_job(place / "checkpoint"), "again")
+except StorageError as error:
+    print(error)
+print(work.compiled)
+"""
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Workplace:
     write_checkpoint(tmp_path / "checkpoint")
@@ -251,6 +269,14 @@ def test_a_full_disk_is_a_note_and_leaves_nothing_behind(work: Workplace) -> Non
     assert said.endswith("\n1\n")
     assert list(work.cache.folder.rglob("*")) == []
     assert (work.folder / "out" / "model.neuron").stat().st_size > 50_000
+
+
+def test_an_output_that_takes_no_copy_is_not_the_entrys_fault(work: Workplace) -> None:
+    said = run_python(FULL_OUTPUT, work.folder)
+    assert said == f"{work.folder} can't be written: File too large. Choose another place, or make room.\n1\n"
+    assert work.cache.verify() == {}
+    assert len(work.cache.entries()) == 1
+    assert list((work.folder / "again").iterdir()) == []
 
 
 def test_what_is_there_is_served_from_a_cache_that_can_not_be_written(

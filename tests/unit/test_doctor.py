@@ -89,9 +89,15 @@ class TestPackages:
     def test_it_says_what_the_backends_say(self, look, library: Library | None, compiler: Compiler | None) -> None:
         machine = altered(library, compiler, torch="2.13.0")
         for ability in look(machine).abilities[1:]:
-            kind = choose_kind(ability.target, library)
+            kind = choose_kind(ability.target, library, "2.13.0")
             assert ability.why_not_compile == why_not_compile(ability.target, kind, machine.host)
             assert ability.why_not_run == why_not_run(ability.target, kind, machine.host)
+
+    def test_what_the_environment_sets_for_another_target_can_not_be_compiled_for(self, look) -> None:
+        found = look(SOUND, NEURON_PLATFORM_TARGET_OVERRIDE="trn1")
+        why = {ability.target: ability.why_not_compile for ability in found.abilities}
+        assert why["trn1"] == why["cpu"] == ""
+        assert "set to trn1 by NEURON_PLATFORM_TARGET_OVERRIDE; unset it, or set" in why["inf2"]
 
     def test_the_placeholders_of_pypi(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Source: the packages torch-neuronx 1.0 and neuronx-cc 1.0.post1 on PyPI, unpacked."""

@@ -139,6 +139,42 @@ def test_what_torch_never_wrote_is_refused(tmp_path: Path, content: bytes) -> No
         pickles.load(tmp_path / "file.pt")
 
 
+@pytest.mark.parametrize("length", [1 << 40, 1 << 62, (1 << 63) - 1])
+@pytest.mark.parametrize("opcode", [b"\x8d", b"\x8e", b"\x96"], ids=["text", "bytes", "bytearray"])
+def test_a_length_that_no_memory_has_is_refused(tmp_path: Path, opcode: bytes, length: int) -> None:
+    content = b"\x80\x02" + opcode + length.to_bytes(8, "little")
+    (tmp_path / "file.pt").write_bytes(pickles._LEGACY_START + b"." + content)
+    with pytest.raises(CheckpointCorruptError, match="can't be read as plain data"):
+        pickles.load(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("content", [1, Hostile(os.system, "true")], ids=["plain", "hostile"])
+def test_a_protocol_that_is_not_read_is_said_in_our_own_words(tmp_path: Path, content: object, protocol: int) -> None:
+    torch.save({"args": content}, tmp_path / "file.pt", pickle_protocol=protocol)
+    with pytest.raises(CheckpointCorruptError, match=rf"its pickle has protocol {protocol}, torch\.save's own is 2\."):
+        pickles.load(tmp_path / "file.pt")
+
+
+def test_the_older_protocol_3_is_read_without_a_warning(tmp_path: Path) -> None:
+    torch.save({"count": 1}, tmp_path / "file.pt", pickle_protocol=3)
+    assert pickles.load(tmp_path / "file.pt") == {"count": 1}
+
+
+@FORMATS
+def test_torchs_advice_to_load_without_care_is_not_passed_on(tmp_path: Path, legacy: bool) -> None:
+    path = save({"count": 10**5000}, tmp_path / "file.pt", legacy=legacy)
+    with pytest.raises(CheckpointCorruptError) as caught:
+        pickles.load(path)
+    assert "can't be read as plain data (Unsupported operand 139). Fetch" in str(caught.value)
+
+
+def test_pythons_advice_on_digits_is_not_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "file.pt").write_bytes(pickles._LEGACY_START + b".\x80\x02I" + b"9" * 5000 + b"\n.")
+    with pytest.raises(CheckpointCorruptError, match=r"value has 5000 digits\)\. Fetch"):
+        pickles.load(tmp_path / "file.pt")
+
+
 @pytest.mark.parametrize("content", [[1], torch.ones(2), "text"], ids=["list", "tensor", "text"])
 def test_a_file_without_a_dictionary_is_refused(tmp_path: Path, content: object) -> None:
     with pytest.raises(CheckpointCorruptError, match="not the dictionary of a checkpoint"):

@@ -13,9 +13,10 @@ DEVICES = ["inf2", "trn1", "trn1n", "trn2", "trn3"]
 def machine(monkeypatch: pytest.MonkeyPatch):
     """Makes this a machine with a device and a library, or without."""
 
-    def make(device: sdk.Device | None = None, library: sdk.Library | None = None) -> None:
+    def make(device: sdk.Device | None = None, library: sdk.Library | None = None, torch: str = "2.9.1") -> None:
         monkeypatch.setattr(sdk, "find_device", lambda *_: device)
         monkeypatch.setattr(sdk, "find_library", lambda *_: library)
+        monkeypatch.setattr(sdk, "find_torch", lambda: torch)
 
     return make
 
@@ -44,6 +45,13 @@ def test_trn2_has_the_backend_of_the_library_that_is_installed(
 ) -> None:
     machine(library=library)
     assert registry.resolve_target("trn2") == ("trn2", backend)
+
+
+def test_trn2_has_the_backend_that_can_export_here_where_no_library_is_installed(machine) -> None:
+    machine(torch="2.13.0+cpu")
+    assert registry.resolve_target("trn2") == ("trn2", "torchneuron")
+    machine(torch="2.12.0")
+    assert registry.resolve_target("trn2") == ("trn2", "neuronx")
 
 
 @pytest.mark.parametrize("kind", DEVICES)

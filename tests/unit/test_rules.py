@@ -108,6 +108,10 @@ BROKEN = (
     Broken("NCC_EVRF051", lambda x: x.to(torch.float8_e4m3fn), target="inf2"),
     Broken("NCC_EVRF056", embed),
     Broken("NCC_EVRF056", lambda x: x.index_select(1, torch.tensor([0, 4]))),
+    Broken("NCC_EVRF056", lambda x: x[torch.tensor([0, 3])]),
+    Broken("NCC_EVRF056", lambda x: x[:, torch.tensor([[0], [4]])]),
+    Broken("NCC_EVRF056", lambda x: x[:, torch.tensor([-5])]),
+    Broken("NCC_EVRF031", lambda x: x.index_put((torch.tensor([3]),), x[0])),
     Broken("NCC_EVRF060", lambda x: x.scatter_add(0, torch.zeros(1, 4, dtype=torch.int64), x[:1]), (INTS,)),
     Broken("NCC_EVRF060", in_place, (INTS,)),
     Broken("NCC_EVRF060", lambda x: x.index_add(0, torch.tensor([1]), x[:1]), (LONGS,)),
@@ -256,6 +260,27 @@ def graphs(tiny) -> Callable[[str], Graph]:
         return held[task]
 
     return graph
+
+
+def test_indices_that_exist_break_no_rule() -> None:
+    inside = torch.tensor([-3, 0, 2])
+    graph = record(Calls(lambda x: x[inside, 1:][:, torch.tensor([2, -3])].index_put((inside,), x[:, :2])), (FLOATS,))
+    assert findings(Case(TARGETS["trn2"], graph), "1x128", "torch") == ()
+    masked = record(Calls(lambda x: x[torch.ones(2, 3, dtype=torch.bool), torch.tensor([3])]), (torch.ones(2, 3, 4),))
+    assert "NCC_EVRF056" not in {found.code for found in findings(Case(TARGETS["trn2"], masked), "1x128", "torch")}
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: x.index_select(1, torch.tensor([-1, 0])), "aten.index_select takes entry -1 of 4"),
+        (lambda x: x[:, torch.tensor([0, -5])], "aten.index takes entry -5 of 4"),
+        (lambda x: x[:, torch.tensor([0, 4])], "aten.index takes entry 4 of 4"),
+    ],
+)
+def test_the_entry_that_is_outside_is_named(function: Callable[[Tensor], Tensor], said: str) -> None:
+    found = findings(Case(TARGETS["trn2"], record(Calls(function), (FLOATS,))), "1x128", "torch")
+    assert [finding.problem for finding in found] == [said]
 
 
 def test_a_rule_is_named_once_though_it_is_broken_twice() -> None:

@@ -191,7 +191,7 @@ class TestRules:
         for library, compiler in product((None, STUB, NATIVE, TRACE), (None, Compiler("1.0.post1", True, None), REAL)):
             if (library, compiler) != (TRACE, REAL):
                 reason = sdk.why_not_compile(target, "trace", host(library, compiler))
-                assert f'pip install "torch-neuronx==2.9.*" "neuronx-cc==2.*" --extra-index-url {sdk.ADDRESS}' in reason
+                assert f'"torch-neuronx==2.9.*" "neuronx-cc==2.*" --extra-index-url {sdk.ADDRESS}' in reason
 
     @pytest.mark.parametrize("target", ["trn2", "trn3"])
     @pytest.mark.parametrize(
@@ -254,10 +254,33 @@ class TestRules:
         assert f"not {target}" in sdk.why_not_run(target, kind, everything)
 
     def test_the_installed_library_is_chosen(self) -> None:
-        assert sdk.choose_kind("trn2", NATIVE) == "native"
-        assert sdk.choose_kind("trn2", TRACE) == "trace"
-        assert sdk.choose_kind("trn2", STUB) == sdk.choose_kind("trn2", None) == "trace"
-        assert sdk.choose_kind("inf2", NATIVE) == "trace"
+        for torch in (None, "2.9.1", "2.13.0+cpu"):
+            assert sdk.choose_kind("trn2", NATIVE, torch) == "native"
+            assert sdk.choose_kind("trn2", TRACE, torch) == "trace"
+            assert sdk.choose_kind("inf2", NATIVE, torch) == "trace"
+
+    @pytest.mark.parametrize("library", [STUB, None])
+    @pytest.mark.parametrize(
+        ("torch", "kind"), [("2.13.0+cpu", "native"), ("2.14.1", "native"), ("2.12.0", "trace"), (None, "trace")]
+    )
+    def test_without_a_library_the_one_that_can_be_exported_for_is_chosen(self, library, torch, kind: str) -> None:
+        assert sdk.choose_kind("trn2", library, torch) == kind
+        assert sdk.choose_kind("inf2", library, torch) == "trace"
+        assert sdk.choose_kind("trn3", library, torch) == "native"
+        assert kind == "trace" or sdk.why_not_compile("trn2", kind, host(library, None, None, torch)) == ""
+
+    @pytest.mark.parametrize(("torch", "needed"), [("2.13.0+cpu", '"torch==2.9.*" '), ("2.9.1+cpu", ""), (None, "")])
+    def test_the_line_for_the_older_library_brings_its_torch(self, torch: str | None, needed: str) -> None:
+        line = sdk.install("trace", torch)
+        assert line.startswith(f'pip install {needed}"torch-neuronx==2.9.*" "neuronx-cc==2.*" --extra')
+
+    @pytest.mark.parametrize(("platform", "ok"), [(None, True), ("inf2", True), ("trn1", False), ("moon", False)])
+    def test_the_environment_may_not_mean_another_target(self, platform: str | None, ok: bool) -> None:
+        """Source: vllm-neuron/docs/design/compilation/cpu_compilation: it names the family that is compiled for."""
+        reason = sdk.why_not_compile("inf2", "trace", Host(TRACE, REAL, None, "2.9.1", platform))
+        assert (reason == "") is ok
+        assert ok or reason.endswith("unset it, or set NEURON_PLATFORM_TARGET_OVERRIDE=inf2")
+        assert sdk.why_not_compile("trn3", "native", Host(NATIVE, REAL, None, "2.13.0", platform)) == ""
 
     @given(
         st.sampled_from(PAIRS),
