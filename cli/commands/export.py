@@ -131,8 +131,7 @@ def export(
     del disable_validation
     if cache_dir is not None:
         raise InvalidOptionError("--cache-dir", cache_dir, "left out: HF_HUB_CACHE says where downloads are kept")
-    if format_ not in _FORMATS:
-        raise InvalidOptionError("--format", format_, "one of " + ", ".join(map(repr, _FORMATS)))
+    _check_format(format_)
     sizes = shape_options(bucket, batch_size, sequence_length, num_choices)
     sample = _buckets.Sample.of(buckets_from, max_buckets, sizes)
     given = {
@@ -186,6 +185,11 @@ def export(
         _output.note("Nothing is compiled yet: it was exported for TorchNeuron, which compiles where it is loaded.")
     where = "" if manifest.target == "cpu" else f", on an instance of type {manifest.target}"
     _output.note(f"Next{where}: neuronbert validate {shlex.quote(str(artifact.path))}")
+
+
+def _check_format(given: str) -> None:
+    if given not in _FORMATS:
+        raise InvalidOptionError("--format", given, "one of " + ", ".join(map(repr, _FORMATS)))
 
 
 def _export_onnx(spec: Any, output: Path, token: str | None, as_json: bool) -> None:
