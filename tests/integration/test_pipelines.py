@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from neuronbert import ExportSpec, NeuronAutoModel, StaticShape, errors, export, pipeline
+from neuronbert import ExportSpec, NeuronAutoModel, Pool, StaticShape, errors, export, pipeline
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.pipelines import PIPELINES, QuestionAnswering
 
@@ -122,6 +122,17 @@ def test_a_pipeline_answers_as_it_does_with_the_original(
     assert_same(own, expected)
 
 
+def test_a_pipeline_runs_in_several_processes(made: Made) -> None:
+    artifact = made("text-classification")[1]
+    classify = pipeline("text-classification", artifact, workers=2)
+    with classify.model.session as pool:
+        assert isinstance(pool, Pool)
+        assert_same(classify(TEXTS, batch_size=3), pipeline("text-classification", artifact)(TEXTS))
+        assert sum(worker.calls for worker in pool.health()) > 0
+    with pytest.raises(errors.InvalidOptionError, match=r"workers is 2.*loaded already"):
+        pipeline("text-classification", classify.model, workers=2)
+
+
 def test_transformers_names_models_that_it_doesnt_know(minilm: Path, logged: pytest.LogCaptureFixture) -> None:
     class Unknown(torch.nn.Module):
         config = transformers.AutoConfig.from_pretrained(minilm)
@@ -173,11 +184,34 @@ def test_questions_are_answered_in_windows(made: Made) -> None:
     assert found[0]["score"] == pytest.approx(float(pairs.max()), rel=1e-4)
 
 
+def test_windows_get_on_however_long_a_question_is(made: Made) -> None:
+    answer = pipeline("question-answering", made("question-answering")[1], device="cpu")
+    short, long = "Who wrote?", "who " * 33  # which leaves 12 tokens, as many as windows share otherwise
+    found = answer(question=[short, long, short], context=LONG)
+    assert_same(found, [answer(question=question, context=LONG) for question in (short, long, short)])
+    assert found[0] == found[2] != found[1]
+    with pytest.raises(errors.QuestionTooLongError, match=r"^Row 1: The question takes"):
+        answer(question=[short, "who " * 60], context=LONG)
+    with pytest.raises(errors.EmptyInputError):
+        answer([])
+
+
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"batch_size": 8}, {"max_answer_len": 15}], ids=str)
+def test_what_question_answering_doesnt_take_is_refused_by_name(made: Made, options: dict[str, Any]) -> None:
+    artifact = made("question-answering")[1]
+    with pytest.raises(errors.InvalidOptionError, match=next(iter(options))):
+        pipeline("question-answering", artifact, **options)
+    with pytest.raises(errors.InvalidOptionError, match=next(iter(options))):
+        pipeline("question-answering", artifact)(question="Who?", context=ADA, **options)
+    with pytest.raises(errors.InvalidOptionError, match='Pass device="cpu"'):
+        pipeline("question-answering", artifact, device="meta")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"question": "Who?"}, "together with a context"),
-        ({"question": ["Who?", "What?"], "context": [ADA]}, "1 texts.*one, or 2"),
+        ({"question": ["Who?", "What?"], "context": [ADA]}, r"len\(context\) is 1; it must be 2"),
     ],
 )
 def test_questions_without_their_contexts_are_refused(made: Made, given: dict[str, Any], said: str) -> None:
@@ -230,5 +264,7 @@ def test_columns_of_texts_are_answered_in_columns(made: Made) -> None:
     assert found["label"] == [reply["label"] for reply in expected]
     assert found["score"] == [reply["score"] for reply in expected]
     assert model.predict_batch(batch) == found
+    with pytest.raises(errors.InvalidOptionError, match=r"column is 'label'.*rename_column\('label'"):
+        model.predict_batch({**batch, "label": [0, 1, 0]})
     cut = model.predict_batch({"text": [LONG]}, truncate=True)
     assert cut["score"] == [model.predict([LONG], truncate=True)[0]["score"]]
