@@ -172,11 +172,15 @@ def export(
         from neuronbert import export as run
 
         artifact = run(spec, output, overwrite=force, token=token, cache=cache, progress=progress)
-    manifest = artifact.manifest
     if json_:
         chosen = {"buckets": choice.as_json()} if choice else {}
-        _output.as_json({"path": str(artifact.path), **manifest.model_dump(mode="json"), **chosen})
-        return
+        _output.as_json({"path": str(artifact.path), **artifact.manifest.model_dump(mode="json"), **chosen})
+    else:
+        _say(artifact)
+
+
+def _say(artifact: Any) -> None:
+    manifest = artifact.manifest
     shapes = ", ".join(shape.name for shape in manifest.shapes)
     _output.data(f"{artifact.path}: {manifest.source.class_name} for {manifest.target}, {shapes}")
     if manifest.source.random_weights:
@@ -187,9 +191,9 @@ def export(
     _output.note(f"Next{where}: neuronbert validate {shlex.quote(str(artifact.path))}")
 
 
-def _check_format(given: str) -> None:
-    if given not in _FORMATS:
-        raise InvalidOptionError("--format", given, "one of " + ", ".join(map(repr, _FORMATS)))
+def _check_format(name: str) -> None:
+    if name not in _FORMATS:
+        raise InvalidOptionError("--format", name, "one of " + ", ".join(map(repr, _FORMATS)))
 
 
 def _export_onnx(spec: Any, output: Path, token: str | None, as_json: bool) -> None:

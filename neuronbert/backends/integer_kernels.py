@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import platform
+import sys
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +24,7 @@ from neuronbert.errors import KernelBuildError, first_line
 from neuronbert.places import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 logger = logging.getLogger("neuronbert")
 
@@ -46,7 +49,7 @@ def build_kernels() -> Path:
         return library
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder, _beside_python():
             cpp_extension.load(
                 _NAME, [str(SOURCE)], extra_cflags=list(_FLAGS), build_directory=folder, is_python_module=False
             )
@@ -55,6 +58,17 @@ def build_kernels() -> Path:
         raise KernelBuildError(first_line(error)) from error
     available.cache_clear()
     return library
+
+
+@contextmanager
+def _beside_python() -> Iterator[None]:
+    # pip puts ninja there; only an environment that is activated has it on the path.
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), before))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 @cache

