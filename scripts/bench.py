@@ -66,7 +66,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, default=PEERS, help="the Python that has the peers (make bench makes it)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     options = parser.parse_args()
-    if {"cpu", "texts"} & {*(options.only or FIGURES)} and not options.peers.is_file():
+    if {"cpu", "int8", "texts"} & {*(options.only or FIGURES)} and not options.peers.is_file():
         parser.error(f"{options.peers} isn't there: make bench makes it, --peers names another")
     return options
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from bench_calls import call, choice, load
 from bench_cpu import cpu
 from bench_exports import cached, checks, exports, memory, size
+from bench_int8 import int8
 from bench_megatron import megatron
 from bench_pool import pool
 from bench_starts import doctor, imports, neff
@@ -25,6 +26,7 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "choice": choice,
     "load": load,
     "cpu": cpu,
+    "int8": int8,
     "texts": texts,
     "pool": pool,
     "import": imports,

@@ -101,6 +101,56 @@ class OnnxRuntime:
         return [onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"]) for path in (plain, fused)]
 
 
+class OnnxDynamic(OnnxRuntime):
+    """ONNX Runtime in 8 bits with ranges found in each call: bytes for each output channel of the weights."""
+
+    def load(self, case: Path) -> Call:
+        """One run of the faster session."""
+        given, calls = _arrays(case), []
+        for session in self.sessions(case, given, dynamic=False):
+            feed = feed_of(session, given)
+            narrow = self.quantized(Path(session._model_path), feed)
+            calls.append(lambda narrow=narrow, feed=feed: narrow.run(None, feed)[0])
+        return min(calls, key=_fastest)
+
+    def quantized(self, path: Path, feed: Arrays) -> Any:
+        """The session of a quantized model."""
+        import onnxruntime
+
+        output = path.with_suffix(f".{type(self).__name__}.onnx")
+        self.convert(path, output, feed)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = self._threads, 3
+        return onnxruntime.InferenceSession(output, options, ["CPUExecutionProvider"])
+
+    def convert(self, path: Path, output: Path, feed: Arrays) -> None:  # noqa: ARG002  that of static ranges needs it
+        """Quantize a file."""
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(path, output, weight_type=QuantType.QInt8, per_channel=True, extra_options=_float())
+
+
+class OnnxStatic(OnnxDynamic):
+    """ONNX Runtime with pairs of QuantizeLinear and DequantizeLinear, unsigned activations, its fastest here."""
+
+    def convert(self, path: Path, output: Path, feed: Arrays) -> None:
+        """Quantize a file, with the ranges of one call."""
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+        class Once(CalibrationDataReader):
+            def __init__(self) -> None:
+                self.rows = iter([feed])
+
+            def get_next(self) -> Arrays | None:
+                return next(self.rows, None)
+
+        types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "extra_options": _float()}
+        products = ["MatMul", "Gemm", "Attention"]
+        quantize_static(
+            path, output, Once(), quant_format=QuantFormat.QDQ, per_channel=True, op_types_to_quantize=products, **types
+        )
+
+
 class OpenVino:
     """OpenVINO for latency, in fp32, with the static shape of the case."""
 
@@ -149,6 +199,13 @@ class OnnxTexts(OnnxRuntime):
         sessions = self.sessions(case, example, dynamic=True)
         calls = [lambda session=session: _encode(session, tokenizer, texts) for session in sessions]
         return min(calls, key=_fastest)
+
+
+def _float() -> dict[str, Any]:
+    # What follows an operator of the fused model has no type that onnx could infer.
+    import onnx
+
+    return {"DefaultTensorType": onnx.TensorProto.FLOAT}
 
 
 def _encode(session: Any, tokenizer: Any, texts: list[str]) -> np.ndarray:
@@ -210,6 +267,8 @@ def _fastest(call: Call) -> float:
 KINDS: dict[str, Any] = {
     "eager": Eager,
     "onnxruntime": OnnxRuntime,
+    "onnxruntime-dynamic": OnnxDynamic,
+    "onnxruntime-static": OnnxStatic,
     "openvino": OpenVino,
     "sentence-transformers": SentenceTransformers,
     "onnxruntime-texts": OnnxTexts,
