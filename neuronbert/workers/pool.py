@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Final, Self
 
 from neuronbert.artifact import Artifact
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 
 _AHEAD: Final = 2
 """Calls at a time for each worker: one that runs, and one that waits so that the worker need not."""
+_START: Final = 120.0
+"""Seconds that a worker has to load the artifact where a call has a limit, or as many as a call if that is more."""
+_LONGEST_TIMEOUT: Final = 1e6
+"""A socket waits for 24 days at most."""
 
 
 class Pool(Session):
@@ -49,9 +55,12 @@ class Pool(Session):
         artifact: A verified artifact.
         workers: How many.
         placement: Which NeuronCore the first one gets; those that follow go to the others.
-        timeout: Seconds that a call may take in a worker; one that takes longer is ended. None for as long as it likes.
+        timeout: Seconds that a call may take in a worker; one that takes longer is ended. With it, loading may take two
+            minutes, or as long as a call if that is more; but as long as it likes where it compiles (TorchNeuron). None
+            for as long as they like.
 
     Raises:
+        InvalidOptionError: timeout is no time to wait.
         NeuronBertError: a worker didn't start; what `Session.open` raises is raised here, too.
 
     Example:
@@ -67,18 +76,20 @@ class Pool(Session):
         placement: Placement = ANYWHERE,
         timeout: float | None = None,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise InvalidOptionError("timeout", timeout, "more than 0 seconds, or left out")
+        if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout <= _LONGEST_TIMEOUT):
+            expected = f"more than 0 seconds and at most {_LONGEST_TIMEOUT:.0f}, or left out"
+            raise InvalidOptionError("timeout", timeout, expected)
         manifest = artifact.manifest
         registry.runtime(
             manifest.backend, manifest.target
         )  # whether it can run here is told before anything is started
         shares = placing.share(manifest.target, workers, placement)
+        compiling = manifest.backend == "torchneuron"  # it does when it loads, and keeps what comes of it
+        start = None if timeout is None or compiling else max(timeout, _START)
         plans = [
-            process.Plan(artifact.path, manifest.programs_sha256, share.threads, share.environment, timeout)
+            process.Plan(artifact.path, manifest.programs_sha256, share.threads, share.environment, timeout, start)
             for share in shares
         ]
-        compiling = manifest.backend == "torchneuron"  # it does when it loads, and keeps what comes of it
         self._crew = Crew(lambda number: process.Worker(plans[number]), workers, one_first=compiling)
         self._close = weakref.finalize(self, self._crew.close)  # at the latest when the interpreter ends
         super().__init__(artifact, _Elsewhere(self._crew))
@@ -116,17 +127,24 @@ class Pool(Session):
             Exception: whatever the function raises, in its place; the calls that come after it are dropped.
         """
         most = _AHEAD * len(self.health())
-        threads = ThreadPoolExecutor(most, thread_name_prefix="neuronbert-call")
+        asked: SimpleQueue[tuple[Future[Found], Given] | None] = SimpleQueue()
         waiting: deque[Future[Found]] = deque()
+        threads: list[Thread] = []
         try:
             for item in items:
-                waiting.append(threads.submit(function, item))
+                if len(threads) < most:
+                    threads.append(_thread(function, asked))
+                waiting.append(Future())
+                asked.put((waiting[-1], item))
                 if len(waiting) == most:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+            for answer in waiting:
+                answer.cancel()
+            for _ in threads:
+                asked.put(None)
 
     @staticmethod
     def _merged(steps: Iterable[Step]) -> list[Step]:
@@ -139,6 +157,26 @@ class Pool(Session):
     def close(self) -> None:
         """End all workers. Calls that still run get a PoolClosedError."""
         self._close()
+
+
+def _thread(function: Callable[[Given], Found], asked: SimpleQueue[tuple[Future[Found], Given] | None]) -> Thread:
+    # A daemon: the interpreter waits for all others, those of an executor too, before it lets the pool close. It would
+    # wait for ever if a worker hangs.
+    thread = Thread(target=_answer, args=[function, asked], daemon=True, name="neuronbert-call")
+    thread.start()
+    return thread
+
+
+def _answer(function: Callable[[Given], Found], asked: SimpleQueue[tuple[Future[Found], Given] | None]) -> None:
+    while (pair := asked.get()) is not None:
+        answer, item = pair
+        if not answer.set_running_or_notify_cancel():
+            continue
+        try:
+            answer.set_result(function(item))
+        except BaseException as error:  # noqa: BLE001  it is raised where the result is taken
+            answer.set_exception(error)
+        del pair, answer, item  # they are not held until the next one comes
 
 
 def load(path: str | os.PathLike[str], *, placement: Placement = ANYWHERE, workers: int | None = None) -> Session:

@@ -43,6 +43,7 @@ class Plan:
         threads: How many torch may use.
         environment: Beside the parent's; None takes a variable away.
         timeout: Seconds that one call may take; None for as long as it likes.
+        start_timeout: Seconds that loading may take.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Plan:
     threads: int
     environment: Mapping[str, str | None] = field(default_factory=dict)
     timeout: float | None = None
+    start_timeout: float | None = None
 
 
 class Worker:
@@ -63,6 +65,7 @@ class Worker:
         self._timeout = plan.timeout
         self._hung_up = False
         self.connection, theirs = socket.socketpair()
+        self.connection.settimeout(plan.start_timeout)
         with theirs:
             number = str(theirs.fileno())
             arguments = [number, str(plan.folder), plan.digest, str(plan.threads)]
@@ -85,7 +88,7 @@ class Worker:
 
         Raises:
             NeuronBertError: it could not.
-            WorkerEnded: it ended.
+            WorkerEnded: it ended, or took too long.
         """
         self._receive()
         self.connection.settimeout(self._timeout)
@@ -162,7 +165,7 @@ class Worker:
 
     def _late(self) -> str:
         self.kill()
-        return f"gave no answer in {self._timeout:g} s"
+        return f"gave no answer in {self.connection.gettimeout():g} s"
 
 
 def ask(number: int, tensors: Sequence[Tensor]) -> list[memoryview]:
