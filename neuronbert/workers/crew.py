@@ -15,7 +15,7 @@ from threading import Condition, Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Literal
 
-from neuronbert.errors import NeuronBertError, PoolClosedError, WorkerLostError, WorkerStartError
+from neuronbert.errors import NeuronBertError, PoolClosedError, WorkerLostError, WorkerStartError, first_line
 from neuronbert.workers.process import Worker, WorkerEnded
 
 if TYPE_CHECKING:
@@ -208,7 +208,10 @@ class Crew:
             if worker is None:
                 self._pause(seat)
                 continue
-            problem = self._serve(seat, worker)
+            try:
+                problem = self._serve(seat, worker)
+            except Exception as error:  # noqa: BLE001  without this thread, whoever waits would wait for ever
+                problem = f"was given up ({first_line(error)})"
             worker.end(_GRACE if self._closing.is_set() else 0)
             with self._changed:
                 seat.worker, seat.problem = None, problem
@@ -227,8 +230,10 @@ class Crew:
             worker.wait_ready()
         except NeuronBertError as error:
             self._mark_down(seat, worker, error)
-        except (WorkerEnded, OSError) as error:
-            self._mark_down(seat, worker, WorkerStartError(seat.number, str(error)))
+        except WorkerEnded as ended:
+            self._mark_down(seat, worker, WorkerStartError(seat.number, str(ended)))
+        except Exception as error:  # noqa: BLE001  no memory, no process, no file: the seat's thread must outlive it
+            self._mark_down(seat, worker, WorkerStartError(seat.number, f"can't be had ({first_line(error)})"))
         else:
             with self._changed:
                 seat.state, seat.failures, seat.error = "idle", 0, None
@@ -240,6 +245,8 @@ class Crew:
         if worker:
             worker.end()
         with self._changed:
+            if self._closing.is_set():  # it was the pool that ended it
+                error = PoolClosedError()
             seat.worker, seat.state, seat.error, seat.problem = None, "down", error, str(error)
             seat.failures += 1
             down = self._why_down()
@@ -253,7 +260,7 @@ class Crew:
 
     def _pause(self, seat: _Seat) -> None:
         with self._changed:
-            self._changed.wait_for(self._closing.is_set, min(2.0**seat.failures, _LONGEST_PAUSE))
+            self._changed.wait_for(self._closing.is_set, min(2.0 ** min(seat.failures, 10), _LONGEST_PAUSE))
 
     def _serve(self, seat: _Seat, worker: Worker) -> str:
         """Give a worker one call after another until it ends; why it did."""
@@ -281,6 +288,9 @@ class Crew:
             return str(ended)
         except NeuronBertError as error:
             call.answer.set_exception(error)
+        except Exception as error:
+            self._give_back(call, first_line(error))
+            raise
         else:
             call.answer.set_result(outputs)
         with self._changed:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ import torch
 from neuronbert import Artifact, NeuronModelForFeatureExtraction, Pool, Predictor, StaticShape, errors
 from neuronbert.artifact import seal
 from neuronbert.runtime import Session
+from neuronbert.workers import pool as pools
 from neuronbert.workers.crew import Health
+from neuronbert.workers.process import Worker
 
 ROOT = Path(__file__).parents[2]
 SHAPES = (StaticShape(2, 16), StaticShape(1, 32))
@@ -89,6 +92,10 @@ def workers_of(parent: int) -> list[int]:
     return found
 
 
+def children() -> list[str]:
+    return [line for line in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split() if alive(int(line))]
+
+
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
     """Processes that take a call, but don't get to answer it."""
@@ -106,6 +113,15 @@ def start(command: list[Any]) -> subprocess.Popen[str]:
     """A command in a process group of its own, which gets signals as from a terminal: all of it at once."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+
+
+@pytest.fixture
+def never_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes workers that are started from then on load for ever."""
+    program = tmp_path / "sleeper"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    return lambda: monkeypatch.setattr(sys, "executable", str(program))
 
 
 def busy(pool: Pool) -> list[Health]:
@@ -271,6 +287,57 @@ def test_a_call_that_takes_too_long_ends_its_worker(artifact: Path) -> None:
         assert worker.problem == "gave no answer in 0.3 s"
 
 
+def test_a_worker_that_loads_for_too_long_is_ended_where_calls_have_a_limit(
+    artifact: Path, never_ready: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "_START", 0.3)
+    never_ready()
+    before = children()
+    with pytest.raises(errors.WorkerStartError, match=r"its process gave no answer in 0\.3 s"):
+        Pool.open(artifact, workers=1, timeout=0.2)
+    assert children() == before
+
+
+def test_a_pool_that_is_closed_while_its_worker_loads_says_that_it_was_closed(
+    artifact: Path, never_ready: Callable[[], None]
+) -> None:
+    with Pool.open(artifact, workers=1) as pool, ThreadPoolExecutor(1) as threads:
+        first = pid(pool.health()[0])
+        never_ready()
+        os.kill(first, signal.SIGKILL)
+        wait(lambda: pool.health()[0].pid not in (None, first))
+        answer = threads.submit(pool.run, rows(1, 8))
+        wait(lambda: pool._crew._queue._calls or answer.done())
+        pool.close()
+        with pytest.raises(errors.PoolClosedError, match="was closed"):
+            answer.result(PATIENCE)
+
+
+@pytest.mark.parametrize("method", ["wait_ready", "run"])
+def test_whatever_goes_wrong_with_a_worker_its_callers_hear_of_it(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    with Pool.open(artifact, workers=1) as pool:
+        monkeypatch.setattr(Worker, method, Mock(side_effect=[MemoryError("no room"), MemoryError("no room")]))
+        if method == "wait_ready":
+            os.kill(pid(pool.health()[0]), signal.SIGKILL)
+            wait(lambda: pool.health()[0].state == "down")
+            with pytest.raises(errors.WorkerStartError, match=r"its process can't be had \(no room\)"):
+                pool.run(rows(1, 8))
+        else:
+            with pytest.raises(errors.WorkerLostError, match=r"given to 2 workers.*no room"):
+                pool.run(rows(1, 8))
+        monkeypatch.undo()
+        wait(lambda: pool.health()[0].state == "idle")
+        assert pool.run(rows(1, 8))
+
+
+@pytest.mark.parametrize("timeout", ["1", 0, -1.0, float("nan"), float("inf")])
+def test_a_limit_is_a_time_to_wait(artifact: Path, timeout: Any) -> None:
+    with pytest.raises(errors.InvalidOptionError, match="timeout is"):
+        Pool.open(artifact, timeout=timeout)
+
+
 def test_a_closed_pool_leaves_no_process_and_takes_no_call(artifact: Path) -> None:
     with Pool.open(artifact, workers=2) as pool:
         pids = [pid(worker) for worker in pool.health()]
@@ -364,6 +431,26 @@ def test_interrupting_calls_leaves_no_process(artifact: Path) -> None:
     assert (process.returncode, out, err) == (0, "interrupted\n", "")
     assert len(pids) == 2
     assert not any(map(alive, pids))
+
+
+def test_the_interpreter_ends_although_a_worker_hangs(artifact: Path) -> None:
+    code = """
+        import os, signal, sys, torch
+        from neuronbert import Pool
+        pool = Pool.open(sys.argv[1], workers=1)
+        os.kill(pool.health()[0].pid, signal.SIGSTOP)
+        calls = pool.spread(pool.run, [{"input_ids": torch.ones(2, 16, dtype=torch.int64)}])
+        print(pool.health()[0].pid, flush=True)
+        next(calls)
+    """
+    with start([sys.executable, "-c", textwrap.dedent(code), str(artifact)]) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        time.sleep(0.2)  # until it waits for the answer
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert err.endswith("KeyboardInterrupt\n")
+    assert not alive(worker)
 
 
 def test_a_worker_in_a_call_ends_with_its_parent_however_that_ends(exported: Callable[..., Path]) -> None:
