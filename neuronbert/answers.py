@@ -20,7 +20,9 @@ from neuronbert.errors import (
     InvalidTextError,
     MissingTextError,
     NoMaskError,
+    NotATextError,
     QuestionTooLongError,
+    TextError,
 )
 from neuronbert.windows import Window
 
@@ -88,23 +90,27 @@ def tokenize(task: str, tokenizer: Any, rows: Sequence[Row], *, max_length: int 
         max_length: Truncate to so many tokens.
 
     Raises:
-        TextError: a row lacks a text, or has an empty one.
+        TextError: a row lacks a text, or has an empty one; it says which row.
     """
     if not rows:
         raise EmptyInputError(_ROWS)
     reader = READERS[task]
-    for row in rows:
-        check(task, row)
-    texts = [pair for row in rows for pair in _texts(reader, row)]
-    windows = iter(_tokenize(task, tokenizer, texts, max_length))
+    check_all(task, rows)
+    texts = [(place, pair) for place, row in enumerate(rows) for pair in _texts(reader, row)]
+    try:
+        windows = iter(_tokenize(task, tokenizer, [pair for _, pair in texts], max_length))
+    except TextError as error:
+        raise error.of_row(texts[error.row][0]) from None
     items = [tuple(islice(windows, len(row[reader.many]) if reader.many else 1)) for row in rows]
-    if task == "fill-mask" and not all(tokenizer.mask_token_id in window.take("ids") for (window,) in items):
-        raise NoMaskError(tokenizer.mask_token)
+    if task == "fill-mask":
+        for place, (window,) in enumerate(items):
+            if tokenizer.mask_token_id not in window.take("ids"):
+                raise NoMaskError(tokenizer.mask_token).of_row(place)
     return items
 
 
 def _tokenize(task: str, tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> list[Window]:
-    # Texts and pairs can't share a call of the tokenizer.
+    # Texts and pairs can't share a call of the tokenizer. The row that an error names is the place of a text or pair.
     windows: dict[int, Window] = {}
     for size in sorted({len(text) for text in texts}):
         places = [place for place, text in enumerate(texts) if len(text) == size]
@@ -119,15 +125,15 @@ def _tokenize(task: str, tokenizer: Any, texts: Sequence[tuple[str, ...]], max_l
         )
         for place, encoding in zip(places, encoded.encodings, strict=True):
             windows[place] = Window.whole(encoding)
-            _check_visible(encoding, size)
+            _check_visible(encoding, size, place)
     return [windows[place] for place in range(len(texts))]
 
 
-def _check_visible(encoding: Any, texts: int) -> None:
+def _check_visible(encoding: Any, texts: int, place: int) -> None:
     found = set(encoding.sequence_ids)
     for sequence, name in enumerate(("text", "second text")[:texts]):
         if sequence not in found:  # white space of a kind that the tokenizer drops
-            raise EmptyTextError(name)
+            raise EmptyTextError(name).of_row(place)
 
 
 def assemble(task: str, tokenizer: Any, rows: Sequence[Row], items: Sequence[Item], **options: Any) -> Call:
@@ -161,11 +167,24 @@ def _truncation(task: str, tokenizer: Any, firsts: list[str], max_length: int | 
         return {}
     if task != "question-answering":
         return {"truncation": "longest_first", "max_length": max_length}
-    for question in firsts:
-        taken = len(tokenizer(question)["input_ids"]) + 1  # and the separator after the context
-        if taken >= max_length:
-            raise QuestionTooLongError(taken, max_length)
+    around = tokenizer.num_special_tokens_to_add(pair=True)  # RoBERTa has a separator more than BERT
+    for place, ids in enumerate(tokenizer(firsts, add_special_tokens=False, verbose=False)["input_ids"]):
+        if len(ids) + around >= max_length:
+            raise QuestionTooLongError(len(ids) + around, max_length).of_row(place)
     return {"truncation": "only_second", "max_length": max_length}
+
+
+def check_all(task: str, rows: Sequence[Row]) -> None:
+    """`check` of each row.
+
+    Raises:
+        TextError: it says which row, and what is wrong with it.
+    """
+    for place, row in enumerate(rows):
+        try:
+            check(task, row)
+        except TextError as error:
+            raise error.of_row(place) from None
 
 
 def check(task: str, row: Row) -> None:
@@ -179,18 +198,24 @@ def check(task: str, row: Row) -> None:
         raise MissingTextError(reader.fields[0], [type(row).__name__])
     second = [reader.optional] if reader.optional and row.get(reader.optional) is not None else []
     for name in (*reader.fields, *second):
-        if not isinstance(row.get(name), str):
-            raise MissingTextError(name, list(row))
-        _check_text(name, row[name])
+        _check_text(name, _given(row, name), "a text")
     if reader.many:
-        texts = row.get(reader.many)
-        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-            raise MissingTextError(reader.many, list(row))
+        texts, expected = _given(row, reader.many), "a list of texts, one or more"
+        if not isinstance(texts, list) or not texts:
+            raise NotATextError(reader.many, texts, expected)
         for text in texts:
-            _check_text(reader.many, text)
+            _check_text(reader.many, text, expected)
 
 
-def _check_text(name: str, text: str) -> None:
+def _given(row: Row, name: str) -> Any:
+    if row.get(name) is None:
+        raise MissingTextError(name, [other for other in row if other != name])
+    return row[name]
+
+
+def _check_text(name: str, text: object, expected: str) -> None:
+    if not isinstance(text, str):
+        raise NotATextError(name, text, expected)
     if not text.strip():
         raise EmptyTextError(name)
     try:

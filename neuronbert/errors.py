@@ -11,8 +11,8 @@
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
-    │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, EmptyTextError,
-    │           InvalidTextError, QuestionTooLongError, NoMaskError)
+    │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, NotATextError,
+    │           EmptyTextError, InvalidTextError, QuestionTooLongError, NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError,
     │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError
@@ -38,10 +38,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
+
+
+_SHOWN = 40
+"""Characters of a value that a message quotes."""
 
 
 def _listed(values: Sequence[object]) -> str:
     return ", ".join(str(value) for value in values)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _shape(dims: Sequence[int]) -> str:
@@ -379,7 +389,23 @@ class OutputsTooLargeError(InputError):
 
 
 class TextError(InputError):
-    """A row of text that has no answer for this task."""
+    """A row of text that has no answer for this task.
+
+    Attributes:
+        row: Which of several rows it is, from 0.
+        problem: The message without it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.row = 0
+        self.problem = str(self)
+
+    def of_row(self, row: int) -> Self:
+        """The same error, whose message says which of several rows it is."""
+        self.row = row
+        self.args = (f"Row {row}: {self.problem}",)
+        return self
 
 
 class MissingTextError(TextError):
@@ -387,6 +413,13 @@ class MissingTextError(TextError):
 
     def __init__(self, name: str, given: Sequence[str]) -> None:
         super().__init__(f"A row for this task needs {name!r}; this one has {_listed(given) or 'nothing'}.")
+
+
+class NotATextError(TextError):
+    """Something else where a text must be."""
+
+    def __init__(self, name: str, found: object, expected: str) -> None:
+        super().__init__(f"{name!r} holds {type(found).__name__} {_short(found)}; it must hold {expected}.")
 
 
 class EmptyTextError(TextError):

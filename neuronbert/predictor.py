@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert import answers, hub, tokenization, windows
 from neuronbert.backends.base import ANYWHERE
-from neuronbert.errors import EmptyInputError, InvalidOptionError, SequenceTooLongError
+from neuronbert.errors import EmptyInputError, InvalidOptionError, SequenceTooLongError, TextError
 from neuronbert.plan import Step
 from neuronbert.workers.pool import load
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neuronbert.backends.base import Placement
     from neuronbert.decoding import Call, Item, Reply, Row
     from neuronbert.runtime import Session
+    from neuronbert.windows import Window
 
 
 _TEXTS: Final = "The list of texts"
@@ -53,6 +54,14 @@ class _Options:
     truncate: bool
     stride: int | None
     top_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Rows that are answered together, and the place of the first of them."""
+
+    first: int
+    rows: Sequence[Row]
 
 
 class Predictor:
@@ -145,32 +154,31 @@ class Predictor:
         listed = [{"text": row} if isinstance(row, str) else row for row in rows]
         if not listed:
             raise EmptyInputError(_TEXTS)
-        for row in listed:
-            answers.check(self.task, row)
+        answers.check_all(self.task, listed)
         return listed
 
-    def _blocks(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    def _blocks(self, rows: Sequence[Row]) -> Iterator[_Block]:
         first = held = 0
         for place, row in enumerate(rows):
             size = answers.size(self.task, row)
             if place - first == _BLOCK or (place > first and held + size > _BLOCK_CHARACTERS):
-                yield rows[first:place]
+                yield _Block(first, rows[first:place])
                 first, held = place, 0
             held += size
-        yield rows[first:]
+        yield _Block(first, rows[first:])
 
     def _tokenized(
-        self, blocks: Sequence[Sequence[Row]], options: _Options
+        self, blocks: Sequence[_Block], options: _Options
     ) -> Iterator[tuple[Sequence[Row], list[list[Item]]]]:
         if options.truncate or options.stride is not None:
-            return ((block, self._items(block, options)) for block in blocks)
+            return ((block.rows, self._items(block, options)) for block in blocks)
         # Whether a row is too long is told before any is run. One block is tokenized once; of several only the lengths
         # could be kept, so they are tokenized twice.
         first = self._items(blocks[0], options)
         later = (self._items(block, options) for block in blocks[1:])
         self._check_lengths([_length(item) for items in chain([first], later) for (item,) in items])
-        rest = ((block, self._items(block, options)) for block in blocks[1:])
-        return chain([(blocks[0], first)], rest)
+        rest = ((block.rows, self._items(block, options)) for block in blocks[1:])
+        return chain([(blocks[0].rows, first)], rest)
 
     def _check_lengths(self, lengths: Sequence[int]) -> None:
         too_long = [row for row, length in enumerate(lengths) if length > self._length]
@@ -178,15 +186,21 @@ class Predictor:
             longest = max(too_long, key=lengths.__getitem__)
             raise SequenceTooLongError(lengths[longest], self._length, row=longest, others=len(too_long) - 1)
 
-    def _items(self, rows: Sequence[Row], options: _Options) -> list[list[Item]]:
+    def _items(self, block: _Block, options: _Options) -> list[list[Item]]:
         cut = self._length if options.truncate else None
-        items = answers.tokenize(self.task, self.tokenizer, rows, max_length=cut)
-        if options.stride is None:
-            return [[item] for item in items]
-        return [
-            [(window,) for window in windows.cut(whole.encoding, self._reader.cut, self._length, options.stride)]
-            for (whole,) in items
-        ]
+        try:
+            items = answers.tokenize(self.task, self.tokenizer, block.rows, max_length=cut)
+            if options.stride is None:
+                return [[item] for item in items]
+            return [self._windows(place, whole, options.stride) for place, (whole,) in enumerate(items)]
+        except TextError as error:
+            raise error.of_row(block.first + error.row) from None
+
+    def _windows(self, place: int, whole: Window, stride: int) -> list[Item]:
+        try:
+            return [(window,) for window in windows.cut(whole.encoding, self._reader.cut, self._length, stride)]
+        except TextError as error:
+            raise error.of_row(place) from None
 
     def _answer(self, rows: Sequence[Row], items: list[list[Item]], options: _Options) -> Iterator[Answer]:
         flat = [(row, item) for row, of_row in zip(rows, items, strict=True) for item in of_row]

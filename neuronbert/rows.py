@@ -85,6 +85,24 @@ def _opened(source: str) -> Iterator[TextIO]:
         raise DataFileError(source, 0, "it can't be read") from error
 
 
+def texts(source: str, file: TextIO) -> Iterator[tuple[int, str]]:
+    """The lines of an open file that hold a text, each with its number; empty lines are passed over.
+
+    Args:
+        source: What the file is called in messages.
+        file: It. Only line breaks end a line, not the form feeds and the like that `str.splitlines` goes by.
+
+    Raises:
+        DataFileError: it can't be read.
+    """
+    try:
+        for number, line in enumerate(_cut(source, file), start=1):
+            if line.strip():
+                yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataFileError(source, 0, "it can't be read as UTF-8") from error
+
+
 def _cut(source: str, file: TextIO) -> Iterator[str]:
     number = 0
     while line := file.readline(_MAX_LINE + 1):

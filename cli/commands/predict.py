@@ -1,6 +1,8 @@
 """neuronbert predict."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from neuronbert import rows
-from neuronbert.errors import InvalidOptionError
+from neuronbert.errors import DataFileError, InvalidOptionError, TextError
 
 from .. import _output
 from .._options import ArtifactArgument, Json, Revision, Token
+
+_STDIN = "stdin"
 
 
 def predict(
@@ -42,13 +46,13 @@ def predict(
 
     Example: neuronbert predict out/ "Paris is the [MASK] of France."
     """
-    asked = _rows(texts, file, pair, context, choice)
+    asked, lines = _rows(texts, file, pair, context, choice)
     with _output.progress() as progress:
         progress("loading")
         from neuronbert import Predictor
 
         predictor = Predictor.from_pretrained(artifact, revision=revision, token=token, workers=workers)
-    with predictor.session:
+    with predictor.session, _placed(str(file or _STDIN), lines):
         with _output.progress() as progress:
             progress("answering")
             answers = predictor.stream(asked, truncate=truncate, stride=stride, top_k=top_k)
@@ -66,21 +70,37 @@ def _rows(
     pair: str | None,
     context: str | None,
     choices: list[str] | None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The rows, and the line of each where they have one."""
     if file is not None:
         if texts or pair or context or choices:
             raise InvalidOptionError("--file", str(file), "used without texts, --pair, --context and --choice")
-        return [row for _, row in rows.read(file)]
+        numbered = rows.read(file)
+        return [row for _, row in numbered], [number for number, _ in numbered]
     if (pair, context, choices).count(None) < 2:
         raise InvalidOptionError("--pair", pair, "used without --context and --choice, which are for other tasks")
-    lines = texts or ([] if sys.stdin.isatty() else sys.stdin.read().splitlines())
+    piped = [] if texts or sys.stdin is None or sys.stdin.isatty() else list(rows.texts(_STDIN, sys.stdin))
+    given = [_row(text, pair, context, choices) for text in texts or (text for _, text in piped)]
+    return given, [number for number, _ in piped]
+
+
+def _row(text: str, pair: str | None, context: str | None, choices: list[str] | None) -> dict[str, Any]:
     if context is not None:
-        return [{"question": text, "context": context} for text in lines]
+        return {"question": text, "context": context}
     if choices:
-        return [{"text": text, "choices": choices} for text in lines]
-    if pair is not None:
-        return [{"text": text, "text_pair": pair} for text in lines]
-    return [{"text": text} for text in lines]
+        return {"text": text, "choices": choices}
+    return {"text": text} if pair is None else {"text": text, "text_pair": pair}
+
+
+@contextmanager
+def _placed(source: str, lines: list[int]) -> Iterator[None]:
+    # What is wrong with a row that was read is told by its line.
+    try:
+        yield
+    except TextError as error:
+        if not lines:
+            raise
+        raise DataFileError(source, lines[error.row], error.problem.rstrip(".")) from error
 
 
 def _line(row: dict[str, Any], answer: dict[str, Any]) -> str:

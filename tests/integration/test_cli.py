@@ -215,6 +215,28 @@ def test_rows_come_from_a_file_or_from_stdin(run, exported, tmp_path: Path, monk
     assert from_stdin.out == from_file.out
 
 
+def test_a_line_is_what_ends_in_a_line_break(run, exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("One\x0cand\u2028the same.\r\n\n \t\nTwo\x85halves.\n"))
+    done = run("predict", exported("text-classification"), "--json")
+    assert (done.code, len(json.loads(done.out))) == (0, 2)
+
+
+@pytest.mark.parametrize("piped", [True, False], ids=["stdin", "file"])
+def test_a_row_that_cant_be_answered_is_named_by_its_line(
+    run, exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piped: bool
+) -> None:
+    import io
+
+    texts, file = ["A [MASK].", "", "No mask."], tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text}) if text else "" for text in texts))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
+    done = run("predict", exported("fill-mask"), *([] if piped else ["--file", file]))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"Error: {'stdin' if piped else file}, line 3: There is nothing to fill in")
+
+
 def test_inspect_shows_the_manifest_and_the_verdict(run, exported, copied) -> None:
     artifact = copied(exported("question-answering"))
     assert "not validated" in run("inspect", artifact).out

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from neuronbert.answers import READERS, encode
 from neuronbert.architectures import TASKS
@@ -14,7 +16,10 @@ from neuronbert.errors import (
     InvalidTextError,
     MissingTextError,
     NeuronBertError,
+    NoMaskError,
+    NotATextError,
     QuestionTooLongError,
+    TextError,
 )
 from tests.unit.rows import ROWS, Row, tokens_of
 
@@ -35,12 +40,12 @@ def test_rows_of_every_task_become_tensors_of_one_shape(tokenizer: Any, task: st
 @pytest.mark.parametrize("task", sorted(READERS))
 @pytest.mark.parametrize(
     ("value", "error"),
-    [(None, MissingTextError), (3, MissingTextError), (" \n", EmptyTextError), ("a\ud800", InvalidTextError)],
+    [(None, MissingTextError), (3, NotATextError), (" \n", EmptyTextError), ("a\ud800", InvalidTextError)],
     ids=["none", "number", "blank", "surrogate"],
 )
 def test_every_text_of_a_row_must_be_one(tokenizer: Any, task: str, value: Any, error: type[NeuronBertError]) -> None:
     for name in READERS[task].fields:
-        with pytest.raises(error):
+        with pytest.raises(error, match=r"^Row 1: "):
             encode(task, tokenizer, [ROWS[task], {**ROWS[task], name: value}])
 
 
@@ -52,7 +57,7 @@ def test_no_rows_at_all_are_refused(tokenizer: Any, task: str) -> None:
 
 @pytest.mark.parametrize("choices", [None, "blue", [], ["blue", 1]], ids=str)
 def test_choices_are_a_list_of_texts(tokenizer: Any, choices: Any) -> None:
-    with pytest.raises(MissingTextError, match="choices"):
+    with pytest.raises(MissingTextError if choices is None else NotATextError, match="choices"):
         encode("multiple-choice", tokenizer, [{"text": "The sky is", "choices": choices}])
 
 
@@ -103,10 +108,38 @@ def test_a_question_may_leave_room_for_a_single_token(tokenizer: Any) -> None:
 def test_a_text_of_nothing_visible_is_empty(tokenizer: Any, task: str, options: Row) -> None:
     texts = {name: value for name, value in ROWS[task].items() if isinstance(value, str)}
     for name in texts:
-        with pytest.raises(EmptyTextError):
+        with pytest.raises(EmptyTextError, match=r"^Row 1: "):
             encode(task, tokenizer, [ROWS[task], {**ROWS[task], name: "\u200b"}], **options)
 
 
 def test_a_choice_of_nothing_visible_is_empty(tokenizer: Any) -> None:
-    with pytest.raises(EmptyTextError):
-        encode("multiple-choice", tokenizer, [{"text": "The sky is", "choices": ["blue", "\u200b"]}])
+    rows = [ROWS["multiple-choice"], {"text": "The sky is", "choices": ["blue", "\u200b"]}]
+    with pytest.raises(EmptyTextError, match=r"^Row 1: "):  # although the text is the fourth
+        encode("multiple-choice", tokenizer, rows)
+
+
+def test_what_is_no_text_is_shown(tokenizer: Any) -> None:
+    with pytest.raises(NotATextError, match=r"^Row 0: 'text' holds int 5; it must hold a text\.$"):
+        encode("fill-mask", tokenizer, [{"text": 5}])
+    with pytest.raises(MissingTextError, match=r"needs 'text'; this one has id\.$"):
+        encode("fill-mask", tokenizer, [{"id": 1, "text": None}])
+
+
+def test_a_row_that_an_error_is_about_is_named_once(tokenizer: Any) -> None:
+    with pytest.raises(NoMaskError, match=r"^Row 1: There is nothing") as caught:
+        encode("fill-mask", tokenizer, [ROWS["fill-mask"], {"text": "No mask."}])
+    error: TextError = caught.value.of_row(7)
+    assert (error.row, str(error)) == (7, f"Row 7: {error.problem}")
+
+
+def test_a_question_is_as_long_as_its_tokenizer_makes_it(tokenizer: Any) -> None:
+    """With RoBERTa's two separators, the question takes a token more, and leaves none for the context."""
+    twice = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    ends = [("[CLS]", twice.cls_token_id), ("[SEP]", twice.sep_token_id)]
+    form = TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] [SEP] $B:1 [SEP]:1", special_tokens=ends)
+    twice.backend_tokenizer.post_processor = form
+    rows = [{"question": "why " * 5, "context": "because it does"}] * 2
+    rows[1] = {**rows[1], "question": "why " * 6}
+    assert encode("question-answering", twice, rows, max_length=11).inputs["input_ids"].shape == (2, 11)
+    with pytest.raises(QuestionTooLongError, match=r"^Row 1: The question takes 10 of the 10"):
+        encode("question-answering", twice, rows, max_length=10)
