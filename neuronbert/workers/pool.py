@@ -76,7 +76,7 @@ class Pool(Session):
         placement: Placement = ANYWHERE,
         timeout: float | None = None,
     ) -> None:
-        if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout <= _LONGEST_TIMEOUT):
+        if timeout is not None and not (type(timeout) in (int, float) and 0 < timeout <= _LONGEST_TIMEOUT):
             expected = f"more than 0 seconds and at most {_LONGEST_TIMEOUT:.0f}, or left out"
             raise InvalidOptionError("timeout", timeout, expected)
         manifest = artifact.manifest
