@@ -13,6 +13,7 @@ from neuronbert import hub, sources
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.artifact import Artifact
 from neuronbert.checkpoint import canonical_task
+from neuronbert.errors import InvalidOptionError
 from neuronbert.models import NeuronTracedModel
 
 if TYPE_CHECKING:
@@ -196,6 +197,26 @@ class NeuronAutoModel:
         resolved = hub.resolve(str(model_id), revision=revision, token=token, files=None)
         manifest = Artifact.open(resolved.path, verify=False).manifest
         return _find_class(manifest.model_type, manifest.task).from_pretrained(resolved.path, **options)
+
+
+def opened(
+    model: NeuronTracedModel | str | os.PathLike[str], *, workers: int | None = None, **options: Any
+) -> NeuronTracedModel:
+    """A model that may be loaded already.
+
+    Args:
+        model: It, or its artifact: a local folder or a Hub id.
+        workers: Load the artifact in so many processes.
+        options: For opening the artifact: revision, token, placement.
+
+    Raises:
+        InvalidOptionError: workers for a model that is loaded.
+    """
+    if not isinstance(model, NeuronTracedModel):
+        return NeuronAutoModel.from_pretrained(model, workers=workers, **options)
+    if workers is not None:
+        raise InvalidOptionError("workers", workers, "left out where the model is loaded already, or given when it is")
+    return model
 
 
 def _find_class(model_type: str, task: str) -> type[NeuronTracedModel]:

@@ -14,8 +14,7 @@ import transformers
 from neuronbert import tokenization
 from neuronbert.backends.base import ANYWHERE
 from neuronbert.errors import InvalidOptionError, WrongPipelineError
-from neuronbert.heads import NeuronAutoModel
-from neuronbert.models import NeuronTracedModel
+from neuronbert.heads import opened
 
 if TYPE_CHECKING:
     import os
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from neuronbert.backends.base import Placement
     from neuronbert.decoding import Reply, Row
+    from neuronbert.models import NeuronTracedModel
 
 PIPELINES: Final = {
     "feature-extraction": "feature-extraction",
@@ -101,7 +101,8 @@ def pipeline(
         revision: Branch, tag or commit of a Hub id.
         token: For the Hub; None takes the one that is logged in.
         placement: Which NeuronCores the programs go to.
-        options: The others of `transformers.pipeline`, or of `QuestionAnswering`.
+        options: workers, to load it in so many processes (Pool) in place of this one, which `session.close()` of the
+            pipeline's model ends; and the others of `transformers.pipeline`, or of `QuestionAnswering`.
 
     Raises:
         WrongPipelineError: it isn't for the model's head.
@@ -112,8 +113,8 @@ def pipeline(
         >>> classify = pipeline("text-classification", "my-artifact/")  # doctest: +SKIP
         >>> classify(["A sentence.", "Another one."])  # doctest: +SKIP
     """
-    if not isinstance(model, NeuronTracedModel):
-        model = NeuronAutoModel.from_pretrained(model, revision=revision, token=token, placement=placement)
+    where = {"placement": placement, "workers": options.pop("workers", None)}
+    model = opened(model, revision=revision, token=token, **where)
     own = model.session.manifest.task
     if PIPELINES.get(task) != own:
         raise WrongPipelineError(task, own, [name for name, head in PIPELINES.items() if head == own])

@@ -6,6 +6,8 @@ Knows nothing of how programs run.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -15,8 +17,7 @@ from neuronbert import calls, tokenization
 from neuronbert.backends.base import ANYWHERE
 from neuronbert.checkpoint import read_json
 from neuronbert.errors import InvalidOptionError, MissingPackageError, WrongHeadError, first_line
-from neuronbert.heads import NeuronAutoModel
-from neuronbert.models import NeuronTracedModel
+from neuronbert.heads import NeuronAutoModel, opened
 from neuronbert.sentences import PROMPTS, TEXTS, following
 
 try:
@@ -27,15 +28,19 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
 
     from neuronbert.backends.base import Placement
+    from neuronbert.models import NeuronTracedModel
+    from neuronbert.plan import Step
 
 _TOKENS: Final = {"sentence-embedding": "token_embeddings", "feature-extraction": "last_hidden_state"}
 """The tasks that can be run here, and the output that holds a vector for each token."""
 _VECTOR: Final = "sentence_embedding"
+_PAIR: Final = 2
+_INPUTS: Final = 'texts, pairs of texts, or mappings with one of these under "text"'
 _BLOCK: Final = 2048
 """Texts that are tokenized and planned together, where programs give one vector for each."""
 
@@ -48,7 +53,7 @@ class NeuronTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
 
     Args:
         model: A loaded model of either task, or its artifact: a local folder or a Hub id.
-        options: For opening the artifact: revision, token, placement.
+        options: For opening the artifact: revision, token, placement, workers.
 
     Attributes:
         model: The loaded model.
@@ -71,16 +76,15 @@ class NeuronTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
 
     def __init__(self, model: NeuronTracedModel | str | os.PathLike[str], **options: Any) -> None:
         super().__init__()
-        opened = model if isinstance(model, NeuronTracedModel) else NeuronAutoModel.from_pretrained(model, **options)
-        manifest = opened.session.manifest
+        self.model = opened(model, **options)
+        manifest = self.model.session.manifest
         if manifest.task not in _TOKENS:
             raise WrongHeadError(type(self).__name__, " and ".join(_TOKENS), manifest.task)
-        folder = opened.session.artifact.path
+        folder = self.model.session.artifact.path
         settings = read_json(folder / TEXTS) if (folder / TEXTS).is_file() else {}
-        self.model = opened
         self.tokenizer = tokenization.require(folder)
         length = settings.get("max_seq_length")
-        positions = getattr(opened.config, "max_position_embeddings", self.tokenizer.model_max_length)
+        positions = getattr(self.model.config, "max_position_embeddings", self.tokenizer.model_max_length)
         self.max_seq_length = length if type(length) is int else min(positions, self.tokenizer.model_max_length)
         self.do_lower_case = settings.get("do_lower_case") is True
         self._tokens = _TOKENS[manifest.task]
@@ -88,21 +92,26 @@ class NeuronTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
         self.whole = any(spec.name == _VECTOR for spec in manifest.outputs)
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_others: Any) -> dict[str, Tensor]:
-        """Texts to padded tensors, cut to max_seq_length; what comes before each of them is the prompt.
+        """Texts or pairs of them to padded tensors, cut to max_seq_length; what comes before each is the prompt.
 
         Raises:
-            InvalidOptionError: one isn't a text.
+            InvalidOptionError: one is neither, nor a mapping with "text" alone.
         """
-        other = next((text for text in inputs if not isinstance(text, str)), None)
-        if other is not None:
-            raise InvalidOptionError("inputs", type(other).__name__, "texts")
-        texts = [(prompt or "") + text for text in inputs]
-        if self.do_lower_case:
-            texts = [text.lower() for text in texts]
+        texts = [self._read(given, prompt or "") for given in inputs]
         encoded = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_seq_length, return_tensors="pt"
         )
         return dict(encoded)
+
+    def _read(self, given: object, prompt: str) -> str | tuple[str, ...]:
+        value = given["text"] if isinstance(given, Mapping) and list(given) == ["text"] else given
+        texts = tuple(value) if isinstance(value, list | tuple) and len(value) == _PAIR else (value,)
+        if not all(isinstance(text, str) for text in texts):
+            raise InvalidOptionError("inputs", type(given).__name__, _INPUTS)
+        texts = (prompt + texts[0], *texts[1:])
+        if self.do_lower_case:
+            texts = tuple(text.lower() for text in texts)
+        return texts if len(texts) == _PAIR else texts[0]
 
     def forward(self, features: dict[str, Any], with_tokens: bool = True, **_others: Any) -> dict[str, Any]:
         """Add token_embeddings (batch, sequence, hidden) and, from some programs, sentence_embedding (batch, size).
@@ -122,11 +131,15 @@ class NeuronTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
     def _vectors(self, given: Mapping[str, Tensor]) -> Tensor:
         # Call by call: all token embeddings of a block together would fill the memory.
         session = self.model.session
-        vectors = torch.empty(len(given["input_ids"]), self.get_embedding_dimension())
-        for step in session.plan(calls.lengths(given[calls.MASK])):
+
+        def run(step: Step) -> tuple[Tensor, Tensor]:
             rows, columns = torch.tensor(step.rows), step.shape.sequence_length
             part = {name: tensor.index_select(0, rows)[:, :columns] for name, tensor in given.items()}
-            vectors[rows] = session.run(part, shape=step.shape)[_VECTOR]
+            return rows, session.run(part, shape=step.shape)[_VECTOR]
+
+        vectors = torch.empty(len(given["input_ids"]), self.get_embedding_dimension())
+        for rows, found in session.spread(run, session.plan(calls.lengths(given[calls.MASK]))):
+            vectors[rows] = found
         return vectors
 
     def get_embedding_dimension(self) -> int:
@@ -168,6 +181,7 @@ class NeuronSentenceTransformer(SentenceTransformer):  # type: ignore[misc]  # s
         revision: Branch, tag or commit of a Hub id.
         token: For the Hub; None takes the one that is logged in.
         placement: Which NeuronCores the programs go to.
+        workers: Load it in so many processes (Pool) in place of this one; `model[0].model.session.close()` ends them.
         options: prompts, default_prompt_name, similarity_fn_name, truncate_dim: in place of the checkpoint's.
 
     Raises:
@@ -186,12 +200,13 @@ class NeuronSentenceTransformer(SentenceTransformer):  # type: ignore[misc]  # s
         revision: str | None = None,
         token: str | bool | None = None,
         placement: Placement = ANYWHERE,
+        workers: int | None = None,
         **options: Any,
     ) -> None:
         unknown = [name for name in options if name not in _SETTINGS]
         if unknown:
             raise InvalidOptionError(unknown[0], options[unknown[0]], f"left out, or one of {', '.join(_SETTINGS)}")
-        first = NeuronTransformer(model, revision=revision, token=token, placement=placement)
+        first = NeuronTransformer(model, revision=revision, token=token, placement=placement, workers=workers)
         folder = first.model.session.artifact.path
         saved = read_json(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
         settings = {name: saved[name] for name in _SETTINGS if saved.get(name) is not None}
@@ -214,17 +229,24 @@ class NeuronSentenceTransformer(SentenceTransformer):  # type: ignore[misc]  # s
             options = {"task": "sentence-embedding", **options}
         return cls(NeuronAutoModel.from_pretrained(model_id, **options), **own)
 
-    def encode(self, inputs: Any, *args: Any, **options: Any) -> Any:
-        """Texts to vectors: what `SentenceTransformer.encode` takes and gives.
+    def encode(self, *args: Any, **options: Any) -> Any:
+        """Texts, pairs of texts, or mappings with "text" to vectors: what `SentenceTransformer.encode` takes and gives.
 
         Where the programs give vectors themselves, texts are dealt out to them thousands at a time, by their lengths;
         batch_size only says how many are tokenized together at least.
+
+        Raises:
+            InvalidOptionError: an input is none of these.
+            ValueError: sentence-transformers doesn't take an option as it is.
         """
-        given = {**dict(zip(_ENCODE, args, strict=False)), **options}
+        given = dict(_ENCODE.bind_partial(self, *args, **options).arguments)
+        given.update(given.pop("kwargs", {}))
+        del given["self"]
         if self[0].whole and given.get("output_value", _VECTOR) == _VECTOR:
-            given["batch_size"] = max(given.get("batch_size", 0), _BLOCK)
+            asked = given.get("batch_size", _BLOCK)
+            given["batch_size"] = max(asked, _BLOCK) if asked > 0 else asked  # the original refuses that
             given["with_tokens"] = False
-        return super().encode(inputs, **given)
+        return super().encode(**given)
 
     def save(self, path: str, *_: Any, **_others: Any) -> None:
         """Put the artifact into a folder, as it was exported: what was set since isn't part of it."""
@@ -234,22 +256,7 @@ class NeuronSentenceTransformer(SentenceTransformer):  # type: ignore[misc]  # s
 
 
 _SETTINGS: Final = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
-_ENCODE: Final = (
-    "prompt_name",
-    "prompt",
-    "batch_size",
-    "show_progress_bar",
-    "output_value",
-    "precision",
-    "convert_to_numpy",
-    "convert_to_tensor",
-    "device",
-    "normalize_embeddings",
-    "truncate_dim",
-    "pool",
-    "chunk_size",
-)
-"""What `encode` takes after the texts, in order."""
+_ENCODE: Final = inspect.signature(SentenceTransformer.encode)
 
 
 def _modules(folder: Path) -> list[nn.Module]:

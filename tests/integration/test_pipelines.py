@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from neuronbert import ExportSpec, NeuronAutoModel, StaticShape, errors, export, pipeline
+from neuronbert import ExportSpec, NeuronAutoModel, Pool, StaticShape, errors, export, pipeline
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.pipelines import PIPELINES, QuestionAnswering
 
@@ -120,6 +120,17 @@ def test_a_pipeline_answers_as_it_does_with_the_original(
     )
     assert_same(found, expected)
     assert_same(own, expected)
+
+
+def test_a_pipeline_runs_in_several_processes(made: Made) -> None:
+    artifact = made("text-classification")[1]
+    classify = pipeline("text-classification", artifact, workers=2)
+    with classify.model.session as pool:
+        assert isinstance(pool, Pool)
+        assert_same(classify(TEXTS, batch_size=3), pipeline("text-classification", artifact)(TEXTS))
+        assert sum(worker.calls for worker in pool.health()) > 0
+    with pytest.raises(errors.InvalidOptionError, match=r"workers is 2.*loaded already"):
+        pipeline("text-classification", classify.model, workers=2)
 
 
 def test_transformers_names_models_that_it_doesnt_know(minilm: Path, logged: pytest.LogCaptureFixture) -> None:

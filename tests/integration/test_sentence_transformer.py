@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from neuronbert import (
     NeuronAutoModel,
     NeuronSentenceTransformer,
     NeuronTransformer,
+    Pool,
     StaticShape,
     errors,
     export,
@@ -135,6 +140,55 @@ def test_half_of_the_mantissa_is_lost_to_bf16_and_no_more(tmp_path: Path, minilm
     assert np.abs(found - expected).max() > 1e-5
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [("A question?", "A text."), ["Another?", "One more text, which is longer."]],
+        [{"text": "A."}, "B.", ("C?", "D.")],
+        {"text": "One of its own."},
+        np.array(TEXTS[:3]),
+    ],
+    ids=["pairs", "mixed", "mapping", "array"],
+)
+def test_what_isnt_a_list_of_texts_is_encoded_as_by_the_original(
+    model: NeuronSentenceTransformer, original: SentenceTransformer, texts: Any
+) -> None:
+    for options in ({}, {"prompt": "query: "}):
+        found, expected = model.encode(texts, **options), original.encode(texts, **options)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)  # short texts, near the ends of tanh
+
+
+def test_encode_is_called_as_the_original(model: NeuronSentenceTransformer, original: SentenceTransformer) -> None:
+    np.testing.assert_array_equal(model.encode(sentences=TEXTS[:2]), model.encode(inputs=TEXTS[:2]))
+    positional = TEXTS[:2], None, "query: ", 4, False, "token_embeddings"
+    for mine, theirs in zip(model.encode(*positional), original.encode(*positional), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    for wrong, kind in (({"batch_size": 0}, ValueError), ({"unknown": 1}, ValueError)):
+        with pytest.raises(kind):
+            model.encode(TEXTS, **wrong)
+    with pytest.raises(TypeError):
+        model.encode(*range(20))
+
+
+def test_a_pool_encodes_side_by_side(artifact: Path, model: NeuronSentenceTransformer) -> None:
+    with_workers = NeuronSentenceTransformer(artifact, workers=2)
+    with with_workers[0].model.session as pool:
+        np.testing.assert_allclose(with_workers.encode(TEXTS), model.encode(TEXTS), **CLOSE)
+        assert isinstance(pool, Pool)
+        served = [worker.calls for worker in pool.health()]
+        os.kill(pool.health()[0].pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as threads:
+            answer = threads.submit(with_workers.encode, TEXTS)
+            # One call is held up, and the other worker goes on with what comes after it.
+            while pool.health()[1].calls < served[1] + 2:
+                assert not answer.done()
+                time.sleep(0.01)
+            os.kill(pool.health()[0].pid, signal.SIGCONT)
+            np.testing.assert_allclose(answer.result(), model.encode(TEXTS), **CLOSE)
+    with pytest.raises(errors.InvalidOptionError, match=r"workers is 2.*loaded already"):
+        NeuronSentenceTransformer(model[0].model, workers=2)
+
+
 def test_a_vector_doesnt_depend_on_its_companions(model: NeuronSentenceTransformer) -> None:
     together = model.encode(TEXTS)
     np.testing.assert_allclose(together, np.stack([model.encode(text) for text in TEXTS]), **CLOSE)
@@ -217,9 +271,13 @@ def test_what_isnt_for_sentences_is_refused(exported: Callable[..., Path]) -> No
         NeuronSentenceTransformer(exported("sentence-embedding"), backend="onnx")
 
 
-@pytest.mark.parametrize("texts", [[("A question?", "A text.")], [3], [{"text": "A."}]], ids=["pair", "number", "row"])
+@pytest.mark.parametrize(
+    "texts",
+    [[("a", "b", "c")], [3], [None], [{"text": "A.", "id": 1}], [{"text": 3}], [("a", None)], [[]]],
+    ids=str,
+)
 def test_what_isnt_a_text_is_refused_in_one_line(artifacts: dict[str, Path], texts: list[Any]) -> None:
-    with pytest.raises(errors.InvalidOptionError, match=f"{type(texts[0]).__name__}.*must be texts"):
+    with pytest.raises(errors.InvalidOptionError, match=f"{type(texts[0]).__name__}.*must be texts, pairs"):
         NeuronSentenceTransformer(artifacts["sentence-embedding"]).encode(texts)
 
 
