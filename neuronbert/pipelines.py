@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import transformers
 
-from neuronbert import tokenization
+from neuronbert import answers, tokenization
 from neuronbert.backends.base import ANYWHERE
-from neuronbert.errors import InvalidOptionError, WrongPipelineError
+from neuronbert.errors import InvalidOptionError, TextError, WrongPipelineError
 from neuronbert.heads import opened
 
 if TYPE_CHECKING:
@@ -42,7 +42,13 @@ class QuestionAnswering:
 
     Args:
         model: A model for question answering.
-        doc_stride: Tokens that windows share; by default a quarter of the longest program, at most 128.
+        doc_stride: Tokens that windows share; by default a quarter of the longest program, at most 128, and at most
+            half of what the question leaves for its context.
+        device: "cpu", where texts go in and answers come out.
+        others: None: transformers' other options are refused by name.
+
+    Raises:
+        InvalidOptionError: an option that there is none of.
 
     Example:
         >>> answer = QuestionAnswering(model)(question="Who?", context="It was Ada.")  # doctest: +SKIP
@@ -50,9 +56,13 @@ class QuestionAnswering:
 
     task = "question-answering"
 
-    def __init__(self, model: NeuronTracedModel, *, doc_stride: int | None = None) -> None:
-        self.model = model
-        self.doc_stride = min(_longest(model) // 4, 128) if doc_stride is None else doc_stride
+    def __init__(
+        self, model: NeuronTracedModel, *, doc_stride: int | None = None, device: Any = "cpu", **others: Any
+    ) -> None:
+        _refuse(others)
+        self.model = model.to(device)
+        self.doc_stride = doc_stride
+        self._tokenizer = tokenization.require(model.session.artifact.path)
 
     def __call__(
         self,
@@ -60,6 +70,7 @@ class QuestionAnswering:
         *,
         question: str | Sequence[str] | None = None,
         context: str | Sequence[str] | None = None,
+        **others: Any,
     ) -> Reply | list[Reply]:
         """Answer questions.
 
@@ -67,6 +78,7 @@ class QuestionAnswering:
             rows: A mapping with "question" and "context", or several.
             question: In place of rows: one, or several.
             context: A context for each question, or one for all of them.
+            others: None, as in the class.
 
         Returns:
             "answer", its "start" and "end" in the context, and its "score"; a list of them for several questions.
@@ -74,11 +86,34 @@ class QuestionAnswering:
         Raises:
             InputError: a question can't be answered.
         """
+        _refuse(others)
         if rows is None:
             rows = _paired(question, context)
-        if isinstance(rows, Mapping):
-            return self.model.predict([rows], stride=self.doc_stride)[0]
-        return self.model.predict(rows, stride=self.doc_stride)
+        return self._answer([rows])[0] if isinstance(rows, Mapping) else self._answer(list(rows))
+
+    def _answer(self, rows: Sequence[Row]) -> list[Reply]:
+        if self.doc_stride is not None or not rows:
+            return self.model.predict(rows, stride=self.doc_stride)
+        answers.check_all(self.task, rows)
+        strides = self._strides([row["question"] for row in rows])
+        replies: list[Reply] = [{}] * len(rows)
+        for stride in sorted(set(strides)):
+            places = [place for place, other in enumerate(strides) if other == stride]
+            try:
+                found = self.model.predict([rows[place] for place in places], stride=stride)
+            except TextError as error:
+                raise error.of_row(places[error.row]) from None
+            for place, reply in zip(places, found, strict=True):
+                replies[place] = reply
+        return replies
+
+    def _strides(self, questions: Sequence[str]) -> list[int]:
+        # By each question alone: what a row is answered must not depend on its companions.
+        longest = _longest(self.model)
+        most = min(longest // 4, 128)
+        around = self._tokenizer.num_special_tokens_to_add(pair=True)
+        ids = self._tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]
+        return [max(0, min(most, (longest - around - len(each)) // 2)) for each in ids]
 
 
 def pipeline(
@@ -125,6 +160,12 @@ def pipeline(
     )
 
 
+def _refuse(others: Mapping[str, Any]) -> None:
+    for name, value in others.items():
+        expected = "left out: question answering takes doc_stride and device, and a question and its context"
+        raise InvalidOptionError(name, value, expected)
+
+
 def _tokenizer(model: NeuronTracedModel) -> Any:
     tokenizer = tokenization.require(model.session.artifact.path)
     tokenizer.model_max_length = min(tokenizer.model_max_length, _longest(model))
@@ -142,5 +183,5 @@ def _paired(question: str | Sequence[str] | None, context: str | Sequence[str] |
         return {"question": question, "context": context}
     contexts = [context] * len(question) if isinstance(context, str) else context
     if len(contexts) != len(question):
-        raise InvalidOptionError("context", f"{len(contexts)} texts", f"one, or {len(question)}: one for each question")
+        raise InvalidOptionError("len(context)", len(contexts), f"{len(question)}: one for each question")
     return [{"question": one, "context": other} for one, other in zip(question, contexts, strict=True)]

@@ -184,11 +184,34 @@ def test_questions_are_answered_in_windows(made: Made) -> None:
     assert found[0]["score"] == pytest.approx(float(pairs.max()), rel=1e-4)
 
 
+def test_windows_get_on_however_long_a_question_is(made: Made) -> None:
+    answer = pipeline("question-answering", made("question-answering")[1], device="cpu")
+    short, long = "Who wrote?", "who " * 33  # which leaves 12 tokens, as many as windows share otherwise
+    found = answer(question=[short, long, short], context=LONG)
+    assert_same(found, [answer(question=question, context=LONG) for question in (short, long, short)])
+    assert found[0] == found[2] != found[1]
+    with pytest.raises(errors.QuestionTooLongError, match=r"^Row 1: The question takes"):
+        answer(question=[short, "who " * 60], context=LONG)
+    with pytest.raises(errors.EmptyInputError):
+        answer([])
+
+
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"batch_size": 8}, {"max_answer_len": 15}], ids=str)
+def test_what_question_answering_doesnt_take_is_refused_by_name(made: Made, options: dict[str, Any]) -> None:
+    artifact = made("question-answering")[1]
+    with pytest.raises(errors.InvalidOptionError, match=next(iter(options))):
+        pipeline("question-answering", artifact, **options)
+    with pytest.raises(errors.InvalidOptionError, match=next(iter(options))):
+        pipeline("question-answering", artifact)(question="Who?", context=ADA, **options)
+    with pytest.raises(errors.InvalidOptionError, match='Pass device="cpu"'):
+        pipeline("question-answering", artifact, device="meta")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"question": "Who?"}, "together with a context"),
-        ({"question": ["Who?", "What?"], "context": [ADA]}, "1 texts.*one, or 2"),
+        ({"question": ["Who?", "What?"], "context": [ADA]}, r"len\(context\) is 1; it must be 2"),
     ],
 )
 def test_questions_without_their_contexts_are_refused(made: Made, given: dict[str, Any], said: str) -> None:
@@ -241,5 +264,7 @@ def test_columns_of_texts_are_answered_in_columns(made: Made) -> None:
     assert found["label"] == [reply["label"] for reply in expected]
     assert found["score"] == [reply["score"] for reply in expected]
     assert model.predict_batch(batch) == found
+    with pytest.raises(errors.InvalidOptionError, match=r"column is 'label'.*rename_column\('label'"):
+        model.predict_batch({**batch, "label": [0, 1, 0]})
     cut = model.predict_batch({"text": [LONG]}, truncate=True)
     assert cut["score"] == [model.predict([LONG], truncate=True)[0]["score"]]
