@@ -224,6 +224,12 @@ def _check_text(name: str, text: object, expected: str) -> None:
         raise InvalidTextError(name) from error
 
 
+def names(task: str) -> set[str]:
+    """What the texts are called that a row may have."""
+    reader = READERS[task]
+    return {name for name in (*reader.fields, reader.optional, reader.many) if name}
+
+
 def size(task: str, row: Row) -> int:
     """The characters that are tokenized for a row that `check` has passed."""
     return sum(len(text) for texts in _texts(READERS[task], row) for text in texts)

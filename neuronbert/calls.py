@@ -54,7 +54,8 @@ def check(inputs: Mapping[str, Any], specs: Sequence[InputSpec], rank: int) -> l
                 raise MissingInputError(spec.name, sorted(name for name, given in inputs.items() if given is not None))
             tensors.append(torch.full_like(tensors[0], spec.default))
             continue
-        tensor = value if type(value) is Tensor and value.dtype is torch.int64 else _as_int64(spec, value)
+        plain = type(value) is Tensor and value.dtype is torch.int64 and value.layout is torch.strided
+        tensor = value if plain else _as_int64(spec, value)
         if not tensor.is_cpu:
             raise InputDeviceError(spec.name, tensor.device)
         if not tensors:
@@ -88,6 +89,8 @@ def _as_int64(spec: InputSpec, value: object) -> Tensor:
         return torch.tensor(value.astype(np.int64, order="C"))
     if not isinstance(value, Tensor):
         raise InputTypeError(spec.name, type(value).__name__)
+    if value.layout is not torch.strided:
+        raise InputTypeError(spec.name, f"{value.layout} tensor")
     if value.dtype not in _INTEGERS:
         raise InputDtypeError(spec.name, value.dtype)
     return value.to(torch.int64)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neuronbert.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 def to_rows(batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -34,6 +34,18 @@ def to_rows(batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
 
 
-def from_replies(replies: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """One column for each part of answers that have the same parts."""
+def from_replies(replies: Sequence[Mapping[str, Any]], kept: Iterable[str]) -> dict[str, list[Any]]:
+    """One column for each part of answers that have the same parts.
+
+    Args:
+        replies: The answers.
+        kept: Columns that none of these may replace: `map` would, and a gold label be lost.
+
+    Raises:
+        InvalidOptionError: one would.
+    """
+    for name in kept:
+        if name in replies[0]:
+            others = f"called otherwise, as the answers have a {name} of their own: rename_column({name!r}, ...)"
+            raise InvalidOptionError("column", name, others)
     return {name: [reply[name] for reply in replies] for name in replies[0]}

@@ -296,7 +296,7 @@ class InputTypeError(InputError, TypeError):
 
     def __init__(self, name: str, found: str) -> None:
         super().__init__(
-            f"{name} is a {found}, not a torch.Tensor or a numpy array. "
+            f"{name} is a {found}, not a dense torch.Tensor or a numpy array. "
             'Call the tokenizer with return_tensors="pt" (or "np") and padding=True.'
         )
 

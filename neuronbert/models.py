@@ -25,7 +25,7 @@ from transformers.models.bert import modeling_bert
 from transformers.models.electra import modeling_electra
 from transformers.utils import ModelOutput
 
-from neuronbert import columns, hub, sources
+from neuronbert import answers, columns, hub, sources
 from neuronbert.architectures import find_architecture, find_form
 from neuronbert.artifact import MANIFEST, Artifact, staged
 from neuronbert.backends import registry
@@ -268,7 +268,8 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         """Answer columns of texts: what the `map` of a `datasets` set with batched=True calls.
 
         Args:
-            batch: Columns by name, all of one length; those that `predict` doesn't take are ignored.
+            batch: Columns by name, all of one length; those that `predict` doesn't take are ignored, but may not be
+                called as a part of the answers is.
             truncate: As in `predict`; the others too.
             stride: Answer long texts in windows.
             top_k: How many candidates to give.
@@ -281,7 +282,8 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             InvalidOptionError: the columns don't belong together.
         """
         rows = columns.to_rows(batch)
-        return columns.from_replies(self.predict(rows, truncate=truncate, stride=stride, top_k=top_k))
+        replies = self.predict(rows, truncate=truncate, stride=stride, top_k=top_k)
+        return columns.from_replies(replies, batch.keys() - answers.names(self.session.manifest.task))
 
     def replace_weights(self, weights: nn.Module | Mapping[str, Tensor]) -> None:
         """Go on with other weights of the same architecture: those of a model that was trained further.

@@ -127,7 +127,8 @@ def _columns(source: str, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise DataFileError(source, reader.line_num, f"it has not the {len(reader.fieldnames or ())} columns")
+                expected = f"it doesn't have {len(reader.fieldnames or ())} columns, as the first line has"
+                raise DataFileError(source, reader.line_num, expected)
             yield reader.line_num, dict(row)
     except csv.Error as error:
         raise DataFileError(source, reader.line_num, f"it is not CSV ({error})") from error

@@ -16,7 +16,9 @@ def test_rows_and_columns_are_each_others_inverse(names: list[str], size: int, d
     batch = {name: data.draw(st.lists(st.integers(), min_size=size, max_size=size)) for name in names}
     rows = columns.to_rows(batch)
     assert [[row[name] for row in rows] for name in names] == list(batch.values())
-    assert columns.from_replies(rows) == batch
+    assert columns.from_replies(rows, kept={"another name"}) == batch
+    with pytest.raises(errors.InvalidOptionError, match="must be called otherwise"):
+        columns.from_replies(rows, kept=names[-1:])
 
 
 @pytest.mark.parametrize(
