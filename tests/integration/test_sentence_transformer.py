@@ -179,11 +179,13 @@ def test_a_pool_encodes_side_by_side(artifact: Path, model: NeuronSentenceTransf
         os.kill(pool.health()[0].pid, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as threads:
             answer = threads.submit(with_workers.encode, TEXTS)
-            # One call is held up, and the other worker goes on with what comes after it.
-            while pool.health()[1].calls < served[1] + 2:
-                assert not answer.done()
-                time.sleep(0.01)
-            os.kill(pool.health()[0].pid, signal.SIGCONT)
+            try:  # one call is held up, and the other worker goes on with what comes after it
+                end = time.monotonic() + 30
+                while pool.health()[1].calls < served[1] + 2:
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+            finally:
+                os.kill(pool.health()[0].pid, signal.SIGCONT)
             np.testing.assert_allclose(answer.result(), model.encode(TEXTS), **CLOSE)
     with pytest.raises(errors.InvalidOptionError, match=r"workers is 2.*loaded already"):
         NeuronSentenceTransformer(model[0].model, workers=2)
