@@ -1,13 +1,14 @@
 """The Typer app."""
 
-from typing import Annotated, cast
+from typing import Annotated, Any, Final, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from neuronbert import __version__
 
 from ._errors import reported
+from ._output import note
 from .commands import cache
 from .commands.bench import bench
 from .commands.check import check
@@ -18,6 +19,9 @@ from .commands.inspect import inspect
 from .commands.predict import predict
 from .commands.push import push_to_hub
 from .commands.validate import validate
+
+_REFUSED: Final[type[Any]] = typer.BadParameter.__bases__[0]
+"""What click raises for options that can't be read; where typer has click from depends on its version."""
 
 app = typer.Typer(
     name="neuronbert",
@@ -55,10 +59,24 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="neuronbert")
+    _run(cast(TyperGroup, typer.main.get_command(app)), None, prog_name="neuronbert")
 
 
 def run_alone(name: str, arguments: list[str], program: str) -> None:
     """Run one command under another program's name, and end the process as it ends."""
     group = cast(TyperGroup, typer.main.get_command(app))
-    group.commands[name].main(arguments, prog_name=program, **group.context_settings)
+    _run(cast(TyperCommand, group.commands[name]), arguments, prog_name=program, **group.context_settings)
+
+
+def _run(command: TyperCommand | TyperGroup, arguments: list[str] | None, **settings: Any) -> None:
+    # typer would draw a box of five lines around what is wrong: here it is one, as for all other errors.
+    try:
+        code = command.main(arguments, standalone_mode=False, **settings)
+    except _REFUSED as error:
+        said = " ".join(error.format_message().split()).rstrip(
+            "."
+        )  # nothing, if it was help that was asked for and printed
+        if said:
+            note(f"Error: {said}. See: {error.ctx.command_path} --help" if error.ctx else f"Error: {said}.")
+        code = error.exit_code
+    raise SystemExit(code)

@@ -117,6 +117,8 @@ def test_a_recipe_gives_the_options_that_are_left_out(run, tiny, tmp_path: Path)
         (["push-to-hub", "/nowhere", "name"], 3, "/nowhere"),
         (["no-such-command"], 2, "No such command"),
         (["export", "--no-such-option", "out"], 2, "No such option"),
+        (["predict", "out", "text", "--workers", "0"], 2, "See: neuronbert predict --help"),
+        (["cache", "rm", "--keep"], 2, "See: neuronbert cache rm --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -131,8 +133,8 @@ def test_wrong_use_is_one_line_and_an_exit_code(
     assert "Traceback" not in done.err
     assert done.out == ""
     assert list(tmp_path.iterdir()) == []
-    if done.err.startswith("Error"):
-        assert done.err.count("\n") == 1
+    assert done.err.startswith("Error")
+    assert done.err.count("\n") == 1
 
 
 def test_a_failed_validation_exits_1_and_writes_both_reports(run, exported, copied, swapped, tmp_path: Path) -> None:

@@ -134,7 +134,11 @@ def test_a_model_with_hardly_any_positions_is_counted_as_well(tiny) -> None:
 class TestBadSamples:
     def test_a_row_without_its_text_is_refused_by_line(self, model: Path, tmp_path: Path) -> None:
         file = tmp_path / "texts.jsonl"
-        for wrong, said in [({"title": "x"}, "needs 'text'"), ({"text": 3}, "needs"), ({"text": " "}, "is empty")]:
+        for wrong, said in [
+            ({"title": "x"}, "needs 'text'"),
+            ({"text": 3}, "must hold a text"),
+            ({"text": " "}, "is empty"),
+        ]:
             file.write_text('{"text": "fine"}\n\n' + json.dumps(wrong) + "\n")
             with pytest.raises(DataFileError, match=f"texts.jsonl, line 3: .*{said}"):
                 count_lengths(spec_of(model), file)
