@@ -32,11 +32,14 @@ Bucket = Annotated[
 
 
 def sizes(name: str, text: str) -> tuple[int, ...]:
-    """The whole numbers in "128" or "32,64,128"."""
+    """The whole numbers in "128" or "32,64,128", each 1 or more."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        found = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InvalidShapeError(name, text, "a whole number, or several joined by commas") from None
+        found = ()
+    if not found or min(found) < 1:
+        raise InvalidShapeError(name, text, "a whole number of 1 or more, or several joined by commas")
+    return found
 
 
 def shape_options(

@@ -166,8 +166,11 @@ def _blocks(task: str, texts: str | os.PathLike[str] | Iterable[Row]) -> Iterato
 
 def _checked(task: str, texts: str | os.PathLike[str] | Iterable[Row]) -> Iterator[list[tuple[str, ...]]]:
     if not isinstance(texts, str | os.PathLike):
-        for row in texts:
-            yield _pairs(task, row)
+        for place, row in enumerate(texts):
+            try:
+                yield _pairs(task, row)
+            except TextError as error:
+                raise error.of_row(place) from None
         return
     path = os.fspath(texts)
     for number, row in rows.stream(path):

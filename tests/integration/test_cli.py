@@ -118,6 +118,8 @@ def test_a_recipe_gives_the_options_that_are_left_out(run, tiny, tmp_path: Path)
         (["no-such-command"], 2, "No such command"),
         (["export", "--no-such-option", "out"], 2, "No such option"),
         (["predict", "out", "text", "--workers", "0"], 2, "See: neuronbert predict --help"),
+        (["bench", "out", "--batch-size", "1,0"], 2, "--batch-size is '1,0'"),
+        (["bench", "out", "--cores", "0"], 2, "--cores is '0'"),
         (["cache", "rm", "--keep"], 2, "See: neuronbert cache rm --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -448,9 +448,14 @@ def test_the_interpreter_ends_although_a_worker_hangs(artifact: Path) -> None:
         worker = int(process.stdout.readline())
         time.sleep(0.2)  # until it waits for the answer
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=PATIENCE)
-    assert err.endswith("KeyboardInterrupt\n")
-    assert not alive(worker)
+        try:
+            _, err = process.communicate(timeout=PATIENCE)
+            assert err.endswith("KeyboardInterrupt\n")
+            assert not alive(worker)
+        finally:
+            process.kill()
+            with suppress(ProcessLookupError):  # it is stopped, and doesn't see that its parent has gone
+                os.kill(worker, signal.SIGKILL)
 
 
 def test_a_worker_in_a_call_ends_with_its_parent_however_that_ends(exported: Callable[..., Path]) -> None:
