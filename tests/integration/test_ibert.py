@@ -178,7 +178,7 @@ def _integers(encoder):
     def run(ids, masked):
         nothing = dict.fromkeys(("token_type_ids", "position_ids", "inputs_embeds"))
         embedded = encoder.arithmetic.embed(encoder.embeddings, {"input_ids": ids, **nothing})
-        return encoder._layers(embedded, masked)[0].values
+        return encoder._layers(embedded, masked, encoder.keeping)[1][-1].values
 
     flat.forward = run
     return flat
