@@ -8,7 +8,6 @@ Source: optimum-neuron, `store_compilation_config` and `NeuronTracedModel._neuro
 from __future__ import annotations
 
 import zipfile
-import zlib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +19,7 @@ from neuronbert.errors import ForeignArtifactError, TaskNotInferableError, first
 from neuronbert.manifest import CompilerInfo, Dim, InputSpec, Manifest, OutputSpec, ProgramSpec, Source
 from neuronbert.spec import AutoCastType, OptLevel
 from neuronbert.targets import TARGETS
+from neuronbert.zips import UNREADABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -246,5 +246,5 @@ def _is_for_device(path: Path) -> bool:
             if sum(info.file_size for info in members) > _MAX_CODE_BYTES:
                 raise ForeignArtifactError(path, f"its program has more than {_MAX_CODE_BYTES} bytes of code")
             return any(name in archive.read(info) for info in members for name in _VENDOR)
-    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
+    except UNREADABLE as error:
         raise ForeignArtifactError(path, f"it is not a TorchScript archive ({first_line(error)})") from error

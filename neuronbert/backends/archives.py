@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from neuronbert.errors import ArtifactCorruptError, first_line
+from neuronbert.zips import UNREADABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ class TorchArchive:
             self.names = tuple(self._reader.get_all_records())
             self._refuse_doubt(listed)
             size = sum(self.size(name) for name in self.names)
-        except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, NotImplementedError) as error:
+        except UNREADABLE as error:
             raise ArtifactCorruptError(path, f"is not {what} ({first_line(error)})") from error
         if size > path.stat().st_size + _MAX_INFLATED:
             raise ArtifactCorruptError(path, f"holds {size} bytes, far more than it has")

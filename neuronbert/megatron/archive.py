@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from neuronbert.errors import CheckpointCorruptError, StorageError, UnsafeArchiveError, first_line
+from neuronbert.zips import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +89,7 @@ def _blocks(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iter
         with archive.open(info) as source:
             while block := source.read(_BLOCK):
                 yield block
-    except Exception as error:  # each of zipfile's decompressors has errors of its own
+    except UNREADABLE as error:
         raise _unpackable(path, info, first_line(error)) from error
 
 
@@ -100,7 +101,7 @@ def _members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeError, OSError) as error:
+    except UNREADABLE as error:
         raise CheckpointCorruptError(path, f"its list of files can't be read ({first_line(error)})") from error
 
 

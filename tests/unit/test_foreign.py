@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +245,20 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(foreign, "_MAX_CODE_BYTES", 1000)
     with pytest.raises(ForeignArtifactError, match="more than 1000 bytes of code"):
         read(opened(tmp_path, code=b" " * 1001))
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_cannot_be_unpacked_is_refused(tmp_path: Path, how: int) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", how) as file:
+        file.writestr("model/code/model.py", CPU_CODE * 50)
+    garbled = bytearray(content.getvalue())
+    start = (
+        garbled.index(b"model.py") + len("model.py") + (9 if how == zipfile.ZIP_LZMA else 0)
+    )  # after LZMA's own header
+    garbled[start : start + 12] = b"\xff" * 12
+    with pytest.raises(ForeignArtifactError, match="not a TorchScript archive"):
+        read(write(tmp_path / "theirs", config("0.4.5", "fill-mask"), bytes(garbled)))
 
 
 JSON = st.recursive(
