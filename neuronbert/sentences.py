@@ -169,7 +169,7 @@ def keep(checkpoint: Checkpoint, task: str, folder: Path) -> None:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
     listed: list[dict[str, object]] = [{"idx": 0, "name": "0", "path": "", "type": LOADER}]
-    for index, (kind, path) in enumerate(after, start=1):
+    for index, (kind, path, _) in enumerate(after, start=1):
         listed.append(
             {"idx": index, "name": str(index), "path": f"{index}_{kind}", "type": f"{_PACKAGE}.models.{kind}"}
         )
@@ -189,29 +189,29 @@ def following(folder: Path) -> list[tuple[str, Path]]:
     """
     if not (folder / MODULES).is_file():
         raise UnsupportedFeatureError("modules", None, f"without a {MODULES} there is no saying how to pool its tokens")
-    return _listed(folder, LOADER.rpartition(".")[2])
+    return [(kind, path) for kind, path, _ in _listed(folder, LOADER.rpartition(".")[2])]
 
 
 def _read(folder: Path) -> tuple[Module, ...]:
-    return tuple(_READERS[kind](path) for kind, path in _listed(folder, "Transformer"))
+    return tuple(module for _, _, module in _listed(folder, "Transformer"))
 
 
-def _listed(folder: Path, first: str) -> list[tuple[str, Path]]:
+def _listed(folder: Path, first: str) -> list[tuple[str, Path, Module]]:
     found = [_kind(folder, item) for item in read_json(folder / MODULES, list)]
     if [kind for kind, _ in found].count(first) != 1 or found[0] != (first, folder):
         reason = f"one {first} has to come first, with its files beside {MODULES}"
         raise UnsupportedFeatureError("modules", [kind for kind, _ in found], reason)
-    modules: list[Module] = []
+    listed: list[tuple[str, Path, Module]] = []
     for kind, path in found[1:]:
         if kind in _READERS:
-            modules.append(_READERS[kind](path))
+            listed.append((kind, path, _READERS[kind](path)))
         elif kind != "Dropout":
             raise UnsupportedFeatureError(
                 "module", kind, "only Transformer, Pooling, Dense, Dropout and Normalize are exported"
             )
-    if not modules or not isinstance(modules[0], Pooling) or sum(isinstance(m, Pooling) for m in modules) > 1:
+    if [isinstance(module, Pooling) for *_, module in listed] != [True, *[False] * (len(listed) - 1)]:
         raise UnsupportedFeatureError("modules", None, "one Pooling has to follow the Transformer")
-    return [(kind, path) for kind, path in found if kind in _READERS]
+    return listed
 
 
 def _kind(folder: Path, item: Any) -> tuple[str, Path]:
