@@ -79,10 +79,8 @@ def _run(command: TyperCommand | TyperGroup, arguments: list[str] | None, **sett
     try:
         code = command.main(arguments, standalone_mode=False, **settings)
     except _REFUSED as error:
-        said = " ".join(error.format_message().split()).rstrip(
-            "."
-        )  # nothing, if it was help that was asked for and printed
-        if said:
+        said = " ".join(error.format_message().split()).rstrip(".")
+        if said:  # not if it was help that was asked for: it is printed
             note(f"Error: {said}. See: {error.ctx.command_path} --help" if error.ctx else f"Error: {said}.")
         code = error.exit_code
     raise SystemExit(code)
