@@ -96,7 +96,7 @@ def tokenize(task: str, tokenizer: Any, rows: Sequence[Row], *, max_length: int 
         raise EmptyInputError(_ROWS)
     reader = READERS[task]
     check_all(task, rows)
-    texts = [(place, pair) for place, row in enumerate(rows) for pair in _texts(reader, row)]
+    texts = [(place, pair) for place, row in enumerate(rows) for pair in pairs_of(task, row)]
     try:
         windows = iter(_tokenize(task, tokenizer, [pair for _, pair in texts], max_length))
     except TextError as error:
@@ -232,10 +232,12 @@ def names(task: str) -> set[str]:
 
 def size(task: str, row: Row) -> int:
     """The characters that are tokenized for a row that `check` has passed."""
-    return sum(len(text) for texts in _texts(READERS[task], row) for text in texts)
+    return sum(len(text) for pair in pairs_of(task, row) for text in pair)
 
 
-def _texts(reader: Reader, row: Row) -> list[tuple[str, ...]]:
+def pairs_of(task: str, row: Row) -> list[tuple[str, ...]]:
+    """What is tokenized for a row that `check` has passed: a text, or a pair; of a row with choices a pair for each."""
+    reader = READERS[task]
     first = row[reader.fields[0]]
     if reader.many:
         return [(first, text) for text in row[reader.many]]

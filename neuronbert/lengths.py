@@ -11,12 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert import answers, inputs, modeling, rows, sources, tokenization
-from neuronbert.answers import READERS
+from neuronbert import inputs, modeling, passages, sources, tokenization
 from neuronbert.architectures import find_head
 from neuronbert.buckets import Operations
 from neuronbert.checkpoint import canonical_task
-from neuronbert.errors import DataFileError, EmptyInputError, InvalidOptionError, TextError
+from neuronbert.errors import DataFileError, EmptyInputError, InvalidOptionError
 from neuronbert.preflight.recording import record
 from neuronbert.shapes import StaticShape
 
@@ -154,7 +153,7 @@ def _blocks(task: str, texts: str | os.PathLike[str] | Iterable[Row]) -> Iterato
     """Blocks of rows, each row as the texts or pairs that are tokenized for it."""
     block: list[list[tuple[str, ...]]] = []
     characters = 0
-    for row in _checked(task, texts):
+    for row in passages.read(task, texts):
         block.append(row)
         characters += sum(len(text) for pair in row for text in pair)
         if len(block) == _ROWS or characters >= _CHARACTERS:
@@ -162,31 +161,6 @@ def _blocks(task: str, texts: str | os.PathLike[str] | Iterable[Row]) -> Iterato
             block, characters = [], 0
     if block:
         yield block
-
-
-def _checked(task: str, texts: str | os.PathLike[str] | Iterable[Row]) -> Iterator[list[tuple[str, ...]]]:
-    if not isinstance(texts, str | os.PathLike):
-        for place, row in enumerate(texts):
-            try:
-                yield _pairs(task, row)
-            except TextError as error:
-                raise error.of_row(place) from None
-        return
-    path = os.fspath(texts)
-    for number, row in rows.stream(path):
-        try:
-            yield _pairs(task, row)
-        except TextError as error:
-            raise DataFileError(path, number, str(error).rstrip(".")) from error
-
-
-def _pairs(task: str, row: Row) -> list[tuple[str, ...]]:
-    answers.check(task, row)
-    reader = READERS[task]
-    if reader.many:
-        return [(row[reader.fields[0]], text) for text in row[reader.many]]
-    names = (*reader.fields, *([reader.optional] if row.get(reader.optional) is not None else []))
-    return [tuple(row[name] for name in names)]
 
 
 def _tokens(tokenizer: Any, block: list[list[tuple[str, ...]]]) -> list[int]:

@@ -1,6 +1,6 @@
-"""Texts to batches for a model to look at: what it is calibrated with, or learns from.
+"""Rows to the texts that are tokenized for them, and to batches for a model to look at or learn from.
 
-Owns: what a row's texts are, whatever its task, and the sample that needs no file. Knows nothing of models.
+Owns: reading rows for their texts alone, and the sample that needs no file. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert import rows
-from neuronbert.errors import DataFileError
+from neuronbert import answers, rows
+from neuronbert.errors import DataFileError, TextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -22,44 +22,45 @@ SAMPLE: Final = "sample"
 _BATCH: Final = 8
 _LEAST_PASSAGE: Final = 200
 """Characters. What is shorter is a heading or a rule of a grammar."""
-_TEXTS: Final = (("question", "context"), ("prompt", "choices"), ("text", "text_pair"))
-"""What a row of each task's file calls its texts."""
 
 
-def read(data: str | os.PathLike[str] | Iterable[Mapping[str, Any] | str]) -> Iterator[tuple[str, ...]]:
-    """The texts of each row: one, or a pair; of a row with choices, a pair for each.
+def read(
+    task: str, data: str | os.PathLike[str] | Iterable[Mapping[str, Any] | str]
+) -> Iterator[list[tuple[str, ...]]]:
+    """What is tokenized for each row: a text, or a pair; of a row with choices, a pair for each.
 
     Args:
+        task: Of the head: it says what a row's texts are called.
         data: A file (see `rows.stream`), "-" for stdin, rows, texts, or "sample".
 
     Raises:
         MissingFileError: there is no such file.
-        DataFileError: a row has no text.
+        DataFileError: a row of it lacks a text.
+        TextError: one of the rows that are given does.
     """
     if isinstance(data, str | os.PathLike):
         if str(data) == SAMPLE:
-            yield from ((text,) for text in sample())
-            return
-        for number, row in rows.stream(str(data)):
-            yield from _texts(row, data, number)
+            for text in sample():
+                yield [(text,)]
+        else:
+            yield from _read_file(task, os.fspath(data))
         return
-    for number, item in enumerate(data, start=1):
-        yield from _texts({"text": item} if isinstance(item, str) else item, "The data", number)
+    for place, item in enumerate(data):
+        row = {"text": item} if isinstance(item, str) else item
+        try:
+            answers.check(task, row)
+        except TextError as error:
+            raise error.of_row(place) from None
+        yield answers.pairs_of(task, row)
 
 
-def _texts(row: Mapping[str, Any], source: object, number: int) -> Iterator[tuple[str, ...]]:
-    for first, second in _TEXTS:
-        if first not in row:
-            continue
-        others = row[second] if isinstance(row.get(second), list) else [row.get(second)]
-        for other in others:
-            texts = tuple(text for text in (row[first], other) if text is not None)
-            if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise DataFileError(source, number, f"its {first} or {second} is no text, or empty")
-            yield texts
-        return
-    names = ", ".join(first for first, _ in _TEXTS)
-    raise DataFileError(source, number, f"it has none of {names}")
+def _read_file(task: str, path: str) -> Iterator[list[tuple[str, ...]]]:
+    for number, row in rows.stream(path):
+        try:
+            answers.check(task, row)
+        except TextError as error:
+            raise DataFileError(path, number, str(error).rstrip(".")) from error
+        yield answers.pairs_of(task, row)
 
 
 def sample() -> Iterator[str]:
@@ -77,7 +78,7 @@ def batches(texts: Iterator[tuple[str, ...]], tokenizer: Any, length: int) -> It
     """Texts in batches, tokenized and padded to the longest of each.
 
     Args:
-        texts: What `read` gives.
+        texts: Of rows as `read` gives them, one after the other.
         tokenizer: A tokenizer.
         length: Tokens that a row is cut to.
     """

@@ -13,7 +13,7 @@ import re
 import shutil
 from dataclasses import dataclass, fields
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from neuronbert import modeling, passages, sentences, sources, tokenization
 from neuronbert.checkpoint import CONFIG, WEIGHTS, Checkpoint, canonical_task
-from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, NotQuantizedError
+from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, NotQuantizedError, TaskNotInferableError
 from neuronbert.integers.layers import FORCE_DEQUANT
 from neuronbert.integers.ranges import is_range
 from neuronbert.quantization import ibert, placement, sensitivity
@@ -196,8 +196,9 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         modeling.check_encoder(checkpoint)
         limit = checkpoint.max_sequence_length
         length = min(plan.sequence_length, limit)
-        given = islice(passages.read(data), plan.rows)
-        batches: Iterable[dict[str, Tensor]] = passages.batches(given, tokenization.require(checkpoint.path), length)
+        given = islice(passages.read(_task(checkpoint), data), plan.rows)
+        texts, tokenizer = chain.from_iterable(given), tokenization.require(checkpoint.path)
+        batches: Iterable[dict[str, Tensor]] = passages.batches(texts, tokenizer, length)
         if plan.qat_steps or plan.sensitivity:
             batches = list(batches)  # which are needed again
         progress("loading the weights")
@@ -217,6 +218,13 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         ranges = ranges_of(encoder)
         _write(checkpoint, scheme, _tensors(checkpoint, encoder, trained=plan.qat_steps > 0), folder)
     return Quantized(Path(output), scheme, seen.rows, len(ranges), noises, **measured)
+
+
+def _task(checkpoint: Checkpoint) -> str:
+    try:
+        return canonical_task("auto", checkpoint)
+    except TaskNotInferableError:  # an encoder alone; its rows are texts
+        return "feature-extraction"
 
 
 def _quantize_ibert(

@@ -150,7 +150,7 @@ class TestBadSamples:
             count_lengths(spec_of(model), file)
 
     def test_rows_from_python_are_refused_as_the_predictor_does(self, model: Path) -> None:
-        rows: list[Any] = [{"text": "a text"}, "a text"]
+        rows: list[Any] = ["a text", {"title": "a text"}]
         with pytest.raises(MissingTextError, match=r"^Row 1: "):
             count_lengths(spec_of(model), rows)
         with pytest.raises(EmptyInputError):

@@ -10,13 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from neuronbert import QuantizationPlan, modeling, quantize
+from neuronbert import QuantizationPlan, modeling, passages, quantize
 from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import (
     CalibrationError,
     CheckpointCorruptError,
     DataFileError,
+    EmptyTextError,
     InvalidOptionError,
+    MissingTextError,
+    NotATextError,
     NotQuantizedError,
     OutputExistsError,
     SchemeError,
@@ -197,15 +200,31 @@ def test_ranges_of_a_model_that_has_none_are_refused(altered):
     [
         ([], CalibrationError, "no rows"),
         (["Same."] * 3, CalibrationError, "the same row 3 times"),
-        ([{"label": 1}], DataFileError, "text"),
-        (["fine", " "], DataFileError, "empty"),
-        ([{"text": 7}], DataFileError, "no text"),
+        ([{"label": 1}], MissingTextError, "^Row 0: .* needs 'text'"),
+        (["fine", " "], EmptyTextError, "^Row 1: .* empty"),
+        ([{"text": 7}], NotATextError, "^Row 0: "),
     ],
 )
 def test_data_that_gives_no_ranges_is_refused_and_nothing_is_left(tiny, tmp_path, data, error, said):
     with pytest.raises(error, match=said):
         quantize(str(tiny("text-classification")), tmp_path / "out", data)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_read_as_the_task_reads_it(tiny, tmp_path):
+    row = {"text": "When it rains", "choices": ["the street gets wet.", "the moon is full."]}
+    assert list(passages.read("multiple-choice", [row])) == [[(row["text"], choice) for choice in row["choices"]]]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "The answers are missing."}))
+    with pytest.raises(DataFileError, match=r"rows.jsonl, line 1: .* needs 'choices'"):
+        quantize(str(tiny("multiple-choice")), tmp_path / "out", tmp_path / "rows.jsonl")
+
+
+def test_an_encoder_that_says_nothing_of_a_head_takes_texts(tiny, tmp_path):
+    shutil.copytree(tiny("feature-extraction"), tmp_path / "in")
+    config = json.loads((tmp_path / "in" / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config))
+    assert quantize(str(tmp_path / "in"), tmp_path / "out", TEXTS).rows == len(TEXTS)
 
 
 @pytest.mark.parametrize(("value", "said"), [(float("nan"), "not a number"), (0.0, "nothing but zeros")])
