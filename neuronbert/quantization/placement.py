@@ -79,6 +79,15 @@ def of(model: Any) -> dict[str, Quantizer]:
     return {module.name: module for module in model.modules() if isinstance(module, Quantizer)}
 
 
+def ranges_of(model: Any) -> dict[str, Tensor]:
+    """The ranges of the quantizers that quantize, by name.
+
+    Raises:
+        UncalibratedError: one of them was never set.
+    """
+    return {name: quantizer.amax() for name, quantizer in of(model).items() if quantizer.enabled}
+
+
 def select(names: Iterable[str], patterns: Sequence[str], option: str) -> tuple[str, ...]:
     """The quantizers that patterns name: by their own name, or by that of a module or a layer that they are in.
 

@@ -28,7 +28,7 @@ from neuronbert.errors import (
 )
 from neuronbert.quantization import placement
 from neuronbert.quantization.calibration import calibrate
-from neuronbert.quantized import prepare, ranges_of
+from neuronbert.quantized import prepare
 from neuronbert.schemes import CALIBRATION_METHODS, SECTION
 
 TEXTS = [
@@ -112,7 +112,7 @@ def test_padding_plays_no_part(tiny):
         encoder = modeling.load_encoder(Checkpoint.open(tiny("text-classification")))
         prepare(encoder, QuantizationPlan("max"))
         calibrate(encoder, batches, "max")
-        return ranges_of(encoder)
+        return placement.ranges_of(encoder)
 
     ids = torch.tensor([[101, 2023, 2003, 102, 0, 0], [101, 1037, 3231, 2003, 1037, 102]])
     mask = (ids != 0).long()
