@@ -306,3 +306,44 @@ def test_the_command_proposes_what_to_keep_in_float(tiny, tmp_path):
     assert done.exit_code == 0, done.output
     assert "costliest places" in done.stdout
     assert "--keep-float layer." in done.stderr
+
+
+def test_the_command_draws_what_calibration_saw(tiny, tmp_path):
+    from neuronbert_cli.app import app
+
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    data = ["--data", str(tmp_path / "texts.txt")]
+    command = ["quantize", str(tiny("text-classification")), str(tmp_path / "out"), *data]
+    for extra, said in (
+        (["--plot", str(tmp_path / "a.png")], "an .svg file"),
+        (["--plot", str(tmp_path / "missing/a.svg")], "a folder that is there"),
+        (["--plot", str(tmp_path / "a.svg"), "--quantization", "ibert"], "left out"),
+    ):
+        done = CliRunner().invoke(app, [*command, *extra])
+        assert (done.exit_code, said in done.stderr) == (2, True), done.output
+        assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(app, [*command, "--plot", str(tmp_path / "a.svg")])
+    assert done.exit_code == 0, done.output
+    assert "attention.output.add_residual" in (tmp_path / "a.svg").read_text()
+
+
+def test_other_bits_are_simulated_and_no_program_for_this_machine(tiny, tmp_path):
+    from neuronbert_cli.app import app
+
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    command = ["quantize", str(tiny("text-classification")), str(tmp_path / "out")]
+    command += ["--data", str(tmp_path / "texts.txt")]
+    for option, bits in (("--input-bits", "1"), ("--weight-bits", "17")):
+        done = CliRunner().invoke(app, [*command, option, bits])
+        assert (done.exit_code, "from 2 to 16" in done.stderr) == (2, True), done.output
+    done = CliRunner().invoke(app, [*command, "--weight-bits", "3", "--json"])
+    assert done.exit_code == 0, done.output
+    scheme = json.loads(done.stdout)["scheme"]
+    assert (scheme["inputs"]["num_bits"], scheme["weights"]["num_bits"], scheme["weights"]["axis"]) == (8, 3, 0)
+    done = CliRunner().invoke(
+        app, ["export", "--model", str(tmp_path / "out"), "--sequence-length", "32", str(tmp_path / "artifact")]
+    )
+    assert done.exit_code == 2
+    assert "8 bits" in done.stderr
+    assert "weight_quantizer" in done.stderr
+    assert not (tmp_path / "artifact").exists()
