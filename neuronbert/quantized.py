@@ -21,7 +21,7 @@ from neuronbert.quantization import folder, ibert, placement, sensitivity
 from neuronbert.quantization.calibration import calibrate
 from neuronbert.quantization.plan import QuantizationPlan
 from neuronbert.quantization.qdq import QdqArithmetic
-from neuronbert.quantization.training import distill
+from neuronbert.quantization.training import distill, learn_ranges
 from neuronbert.schemes import Calibration, Scheme
 from neuronbert.staging import staged
 
@@ -52,6 +52,8 @@ class Quantized:
         rows: How many rows of text it was calibrated with.
         quantizers: How many quantizers have a range.
         noises: What each quantizer of inputs does to what it saw, in the model's order.
+        losses: With ranges that were learned: how far the last hidden states moved before, and after; the squared
+            difference over their variance.
         costs: With a sensitivity: what each place costs alone, most first.
         proposed: With a sensitivity: what to leave in float (`keep_float`), so that no more than that is lost.
     """
@@ -61,6 +63,7 @@ class Quantized:
     rows: int
     quantizers: int
     noises: tuple[Noise, ...]
+    losses: tuple[float, float] | None = None
     costs: tuple[Cost, ...] = ()
     proposed: tuple[str, ...] = ()
 
@@ -104,26 +107,11 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         length = min(plan.sequence_length, limit)
         given = islice(passages.read(_task(checkpoint), data), plan.rows)
         texts, tokenizer = chain.from_iterable(given), tokenization.require(checkpoint.path)
-        batches: Iterable[dict[str, Tensor]] = passages.batches(texts, tokenizer, length)
-        if plan.qat_steps or plan.sensitivity:
-            batches = list(batches)  # which are needed again
+        batches = passages.batches(texts, tokenizer, length)
         progress("loading the weights")
         encoder = modeling.load_encoder(checkpoint)
-        if plan.quantization == "ibert":
-            return _quantize_ibert(checkpoint, encoder, batches, plan, (new, Path(output), progress))
-        scheme = prepare(encoder, plan)
-        tell = partial(_tell, progress)
-        seen = calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
-        scheme = scheme.model_copy(update={"calibration": _calibration(plan, seen.rows)})
-        quantizers = placement.of(encoder)
-        noises = tuple(sensitivity.noise(quantizers[name], histogram) for name, histogram in seen.histograms.items())
-        measured = _sensitivity(encoder, list(islice(batches, _LOOKS)), plan, progress) if plan.sensitivity else {}
-        if plan.qat_steps:
-            _train(encoder, checkpoint, list(batches), plan, progress)
-        progress("writing the checkpoint")
-        ranges = placement.ranges_of(encoder)
-        folder.write(checkpoint, scheme, folder.tensors_of(checkpoint, encoder, trained=plan.qat_steps > 0), new)
-    return Quantized(Path(output), scheme, seen.rows, len(ranges), noises, **measured)
+        make = _quantize_ibert if plan.quantization == "ibert" else _quantize_qdq
+        return make(checkpoint, encoder, batches, plan, (new, Path(output), progress))
 
 
 def _task(checkpoint: Checkpoint) -> str:
@@ -131,6 +119,35 @@ def _task(checkpoint: Checkpoint) -> str:
         return canonical_task("auto", checkpoint)
     except TaskNotInferableError:  # an encoder alone; its rows are texts
         return "feature-extraction"
+
+
+def _quantize_qdq(
+    checkpoint: Checkpoint,
+    encoder: Any,
+    batches: Iterable[dict[str, Tensor]],
+    plan: QuantizationPlan,
+    to: tuple[Path, Path, Callable[[str], None]],
+) -> Quantized:
+    new, output, progress = to
+    if plan.chosen == "learned" or plan.qat_steps or plan.sensitivity:
+        batches = list(batches)  # which are needed again
+    scheme = prepare(encoder, plan)
+    tell = partial(_tell, progress)
+    seen = calibrate(encoder, batches, plan.start, percentile=plan.percentile, progress=tell)
+    scheme = scheme.model_copy(update={"calibration": _calibration(plan, seen.rows)})
+    measured: dict[str, Any] = {}
+    if plan.chosen == "learned":
+        measured["losses"] = learn_ranges(encoder, list(batches), partial(_tell_step, progress, "learning the ranges"))
+    quantizers = placement.of(encoder)
+    noises = tuple(sensitivity.noise(quantizers[name], histogram) for name, histogram in seen.histograms.items())
+    if plan.sensitivity:
+        measured |= _sensitivity(encoder, list(islice(batches, _LOOKS)), plan, progress)
+    if plan.qat_steps:
+        _train(encoder, checkpoint, list(batches), plan, progress)
+    progress("writing the checkpoint")
+    ranges = placement.ranges_of(encoder)
+    folder.write(checkpoint, scheme, folder.tensors_of(checkpoint, encoder, trained=plan.qat_steps > 0), new)
+    return Quantized(output, scheme, seen.rows, len(ranges), noises, **measured)
 
 
 def _quantize_ibert(
@@ -142,7 +159,7 @@ def _quantize_ibert(
 ) -> Quantized:
     new, output, progress = to
     tell = partial(_tell, progress)
-    found, seen = ibert.calibrate(encoder, batches, plan.chosen, percentile=plan.percentile, progress=tell)
+    found, seen = ibert.calibrate(encoder, batches, plan.start, percentile=plan.percentile, progress=tell)
     ibert.check(encoder, found)
     progress("writing the checkpoint")
     scheme = Scheme(method="ibert", calibration=_calibration(plan, seen))
@@ -153,7 +170,7 @@ def _quantize_ibert(
 
 
 def _calibration(plan: QuantizationPlan, seen: int) -> Calibration:
-    percentile = plan.percentile if plan.chosen == "percentile" else None
+    percentile = plan.percentile if plan.start == "percentile" else None
     return Calibration(method=plan.chosen, percentile=percentile, rows=seen)
 
 
@@ -178,6 +195,10 @@ def _tell(progress: Callable[[str], None], done: int) -> None:
     progress(f"calibrating, {done} rows")
 
 
+def _tell_step(progress: Callable[[str], None], doing: str, done: int, total: int) -> None:
+    progress(f"{doing}, step {done} of {total}")
+
+
 def _sensitivity(
     encoder: Any, batches: list[dict[str, Tensor]], plan: QuantizationPlan, progress: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -196,8 +217,6 @@ def _train(
     plan: QuantizationPlan,
     progress: Callable[[str], None],
 ) -> None:
-    def tell(step: int) -> None:
-        progress(f"training, step {step} of {plan.qat_steps}")
-
+    tell = partial(_tell_step, progress, "training")
     teacher = modeling.load_encoder(checkpoint)
     distill(encoder, teacher, batches, plan.qat_steps, learn_ranges=plan.learn_ranges, progress=tell)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from neuronbert.errors import InvalidOptionError
 from neuronbert.integers.layers import FORCE_DEQUANT
-from neuronbert.schemes import CALIBRATION_METHODS, INPUTS, PER_CHANNEL, CalibrationMethod, Descriptor
+from neuronbert.schemes import (
+    CALIBRATION_METHODS,
+    INPUTS,
+    PER_CHANNEL,
+    RANGE_METHODS,
+    CalibrationMethod,
+    Descriptor,
+    RangeMethod,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +27,9 @@ if TYPE_CHECKING:
 
 Quantization = Literal["qdq", "ibert"]
 QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)
-_METHODS: Final[Mapping[Quantization, CalibrationMethod]] = {"qdq": "percentile", "ibert": "mse"}
+_METHODS: Final[Mapping[Quantization, RangeMethod]] = {"qdq": "learned", "ibert": "mse"}
+_START: Final[CalibrationMethod] = "percentile"
+"""What ranges that are learned begin with."""
 _ONLY_QDQ: Final = ("keep_float", "inputs", "weights", "qat_steps", "learn_ranges", "sensitivity")
 
 
@@ -28,8 +38,8 @@ class QuantizationPlan:
     """How a checkpoint is quantized.
 
     Attributes:
-        method: How the ranges of inputs are chosen: "max", "percentile", "mse" or "entropy"; by default what suits the
-            quantization, percentile for qdq and mse for ibert.
+        method: How the ranges of inputs are chosen: "learned" (by gradients, from percentile on; qdq's alone), "max",
+            "percentile", "mse" or "entropy"; by default what suits the quantization, learned for qdq and mse for ibert.
         percentile: The share of values, in percent, that the method of that name leaves unclipped.
         rows: The most rows of text that are looked at.
         sequence_length: Their tokens are cut to so many.
@@ -48,7 +58,7 @@ class QuantizationPlan:
         InvalidOptionError: an option has a value that it can't take.
     """
 
-    method: CalibrationMethod | None = None
+    method: RangeMethod | None = None
     percentile: float = 99.99
     rows: int = 512
     sequence_length: int = 128
@@ -62,14 +72,20 @@ class QuantizationPlan:
     force_dequant: ForceDequant = "none"
 
     @property
-    def chosen(self) -> CalibrationMethod:
+    def chosen(self) -> RangeMethod:
         """The method, or the quantization's own."""
         return self.method or _METHODS[self.quantization]
 
+    @property
+    def start(self) -> CalibrationMethod:
+        """What chooses ranges from what each quantizer saw, before any learning."""
+        return _START if self.chosen == "learned" else self.chosen
+
     def __post_init__(self) -> None:
         self._check_quantization()
-        if self.method is not None and self.method not in CALIBRATION_METHODS:
-            raise InvalidOptionError("method", self.method, "one of " + ", ".join(map(repr, CALIBRATION_METHODS)))
+        methods = RANGE_METHODS if self.quantization == "qdq" else CALIBRATION_METHODS
+        if self.method is not None and self.method not in methods:
+            raise InvalidOptionError("method", self.method, "one of " + ", ".join(map(repr, methods)))
         if not 0 < self.percentile <= 100:
             raise InvalidOptionError("percentile", self.percentile, "more than 0 and at most 100")
         if self.qat_steps < 0:

@@ -29,7 +29,7 @@ from neuronbert.errors import (
 from neuronbert.quantization import placement
 from neuronbert.quantization.calibration import calibrate
 from neuronbert.quantized import prepare
-from neuronbert.schemes import CALIBRATION_METHODS, SECTION
+from neuronbert.schemes import RANGE_METHODS, SECTION
 
 TEXTS = [
     "The harbour was quiet.",
@@ -99,7 +99,7 @@ def test_transformers_reads_it_in_float(quantized, tiny):
     assert torch.allclose(model(IDS, MASK).logits, logits(tiny("text-classification"), "none"), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", CALIBRATION_METHODS)
+@pytest.mark.parametrize("method", RANGE_METHODS)
 def test_every_method_gives_the_same_ranges_twice(tiny, tmp_path, method):
     plan = QuantizationPlan(method, keep_float=("layer.1", "layer.0.attention"))
     for name in "ab":
