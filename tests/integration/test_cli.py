@@ -7,42 +7,14 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 import pytest
 
-from cli.app import main
 from neuronbert import Artifact, StaticShape
 
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
-    """Runs a command line in this process, which saves its imports."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["neuronbert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    import signal
-
-    held = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, held)
 
 
 def test_a_line_copied_from_optimums_documentation_runs(run, minilm: Path, tmp_path: Path) -> None:
