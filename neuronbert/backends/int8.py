@@ -36,20 +36,31 @@ def _dequantize(values: Tensor, scale: float) -> Tensor:
 
 
 @torch.jit.script
-def _linear_float(values: Tensor, weight: Tensor, multiplier: Tensor, bias: Tensor) -> Tensor:
+def _product(
+    values: Tensor,
+    weight: Tensor,
+    multiplier: Tensor,
+    bias: Tensor,
+    out: tuple[float, int, int],
+    after: tuple[str, str],
+) -> Tensor:
+    # out: scale, zero and type of what comes out; after: the function that follows, and how it is computed.
     zeros = torch.zeros([weight.size(0)], dtype=torch.int32)
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        values, 1.0, 128, weight, multiplier, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+        values, 1.0, 128, weight, multiplier, zeros, bias, out[0], out[1], out[2], after[0], [], after[1]
     )
     return product
 
 
 @torch.jit.script
+def _linear_float(values: Tensor, weight: Tensor, multiplier: Tensor, bias: Tensor) -> Tensor:
+    product: Tensor = _product(values, weight, multiplier, bias, (1.0, 0, torch.float32), ("none", ""))
+    return product
+
+
+@torch.jit.script
 def _linear(values: Tensor, weight: Tensor, multiplier: Tensor, bias: Tensor) -> Tensor:
-    zeros = torch.zeros([weight.size(0)], dtype=torch.int32)
-    product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        values, 1.0, 128, weight, multiplier, zeros, bias, 1.0, 0, torch.int8, "none", [], ""
-    )
+    product: Tensor = _product(values, weight, multiplier, bias, (1.0, 0, torch.int8), ("none", ""))
     return product
 
 
@@ -57,10 +68,8 @@ def _linear(values: Tensor, weight: Tensor, multiplier: Tensor, bias: Tensor) ->
 def _linear_gelu(
     values: Tensor, weight: Tensor, multiplier: Tensor, bias: Tensor, approximate: str, inverse: float
 ) -> Tensor:
-    zeros = torch.zeros([weight.size(0)], dtype=torch.int32)
-    product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        values, 1.0, 128, weight, multiplier, zeros, bias, 1.0 / inverse, 128, torch.uint8, "gelu", [], approximate
-    )
+    out = (1.0 / inverse, 128, torch.uint8)
+    product: Tensor = _product(values, weight, multiplier, bias, out, ("gelu", approximate))
     return product
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 import torch
 
@@ -19,6 +20,7 @@ from neuronbert.quantization.quantizers import widest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from weakref import ReferenceType
 
     from torch import Tensor
 
@@ -36,7 +38,8 @@ class Calibrated:
 
     Attributes:
         rows: How many rows.
-        histograms: Of the absolute values at each quantizer of inputs, by name.
+        histograms: Of the absolute values at each quantizer of inputs, by name; places that were given the same tensors
+            share one.
     """
 
     rows: int
@@ -69,10 +72,11 @@ def calibrate(
     quantizers = {name: item for name, item in placement.of(model).items() if item.enabled}
     with _watched(quantizers) as (seen, tell_mask):
         rows = run(model, batches, tell_mask, progress)
+    chosen: dict[Histogram, float] = {}
     for name, histogram in seen.items():
-        quantizers[name].set_amax(
-            torch.tensor(choose(name, histogram, quantizers[name].descriptor.bounds[1], (method, percentile)))
-        )
+        if histogram not in chosen:  # all inputs are quantized alike
+            chosen[histogram] = choose(name, histogram, quantizers[name].descriptor.bounds[1], (method, percentile))
+        quantizers[name].set_amax(torch.tensor(chosen[histogram]))
     set_weight_ranges(model)
     return Calibrated(rows, seen)
 
@@ -136,9 +140,15 @@ def _watched(
     """Quantizers that round nothing, while those of inputs count what they are given."""
     seen = {name: Histogram() for name in quantizers if not name.endswith(placement.WEIGHT)}
     masks: list[Tensor] = []
+    counted: dict[int, tuple[ReferenceType[Tensor], Histogram]] = {}
 
     def watch(name: str) -> Callable[[Tensor], None]:
         def count(values: Tensor) -> None:
+            known = counted.get(id(values))
+            if known is not None and known[0]() is values:
+                seen[name] = known[1]
+                return
+            counted[id(values)] = ref(values), seen[name]
             if not seen[name].add(_real(values, masks[-1])):
                 raise CalibrationError(name, "saw an activation that is infinite or not a number")
 
@@ -146,6 +156,7 @@ def _watched(
 
     def tell_mask(mask: Tensor) -> None:
         masks[:] = [mask]
+        counted.clear()
 
     for name, quantizer in quantizers.items():
         quantizer.observer = watch(name) if name in seen else _pass_over

@@ -28,6 +28,8 @@ _FACTORS: Final = 2 * 3 * 5 * 7
 """Of the usual widths of layers: a step that shared one with the width would never meet some of its columns."""
 _FIRST: Final = 128
 """The lowest range that is tried, in bins: below it a signed byte has more levels than the histogram has bins."""
+_TRIED: Final = 1024
+"""The most ranges that are tried, evenly spaced: more would take longer than running the model."""
 
 
 class Histogram:
@@ -119,9 +121,8 @@ def of_entropy(histogram: Histogram, levels: int) -> float:
 def _best(histogram: Histogram, loss: Callable[[int], float]) -> int:
     """How many bins the range with the least loss takes; of equal ones the widest."""
     total = len(histogram.counts)
-    candidates = range(min(_FIRST, total), total + 1)
-    losses = np.array([loss(stop) for stop in candidates])
-    return candidates[len(losses) - 1 - int(np.argmin(losses[::-1]))]
+    stride = math.ceil(total / _TRIED)
+    return min(range(total, min(_FIRST, total) - 1, -stride), key=loss)
 
 
 def _requantized(counts: Counts, levels: int) -> Counts:

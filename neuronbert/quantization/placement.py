@@ -137,6 +137,8 @@ def set_ranges(model: Any, ranges: Mapping[str, Tensor], path: object) -> None:
             raise CheckpointCorruptError(path, f"its range {name} belongs to no quantizer")
         if not bool(torch.isfinite(amax).all()) or bool((amax < 0).any()):
             raise CheckpointCorruptError(path, f"the range of {name} is not a finite number of 0 or more")
+        if not name.endswith(WEIGHT) and not bool(amax.any()):  # a row of a weight may well be nothing
+            raise CheckpointCorruptError(path, f"the range of {name} is 0, so that it would let nothing through")
         quantizers[name].set_amax(_shaped(amax, quantizers[name], _rows(model, name), path))
     for name, quantizer in quantizers.items():
         if quantizer.enabled and name not in ranges:

@@ -170,6 +170,7 @@ def test_a_name_that_matches_nothing_is_refused(encoder):
     [
         ("layer.0.output.dense._input_quantizer", torch.tensor(float("nan"))),
         ("layer.0.output.dense._input_quantizer", torch.tensor(-1.0)),
+        ("layer.0.output.dense._input_quantizer", torch.tensor(0.0)),
         ("layer.0.output.dense._input_quantizer", torch.ones(2)),
         ("layer.0.output.dense._weight_quantizer", torch.ones(7, 1)),
         ("layer.9.output.dense._input_quantizer", torch.tensor(1.0)),
