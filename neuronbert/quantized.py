@@ -105,7 +105,7 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         modeling.check_encoder(checkpoint)
         limit = checkpoint.max_sequence_length
         length = min(plan.sequence_length, limit)
-        given = islice(passages.read(_task(checkpoint), data), plan.rows)
+        given = islice(passages.read(_task(checkpoint), data, plain=True), plan.rows)
         texts, tokenizer = chain.from_iterable(given), tokenization.require(checkpoint.path)
         batches = passages.batches(texts, tokenizer, length)
         progress("loading the weights")

@@ -214,9 +214,15 @@ def test_data_that_gives_no_ranges_is_refused_and_nothing_is_left(tiny, tmp_path
 def test_a_file_is_read_as_the_task_reads_it(tiny, tmp_path):
     row = {"text": "When it rains", "choices": ["the street gets wet.", "the moon is full."]}
     assert list(passages.read("multiple-choice", [row])) == [[(row["text"], choice) for choice in row["choices"]]]
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "The answers are missing."}))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "The answers are missing.", "label": 1}))
     with pytest.raises(DataFileError, match=r"rows.jsonl, line 1: .* needs 'choices'"):
         quantize(str(tiny("multiple-choice")), tmp_path / "out", tmp_path / "rows.jsonl")
+
+
+def test_texts_alone_will_do_for_a_task_that_takes_more():
+    assert list(passages.read("multiple-choice", TEXTS, plain=True)) == [[(text,)] for text in TEXTS]
+    with pytest.raises(MissingTextError, match="needs 'choices'"):
+        list(passages.read("multiple-choice", TEXTS))
 
 
 def test_an_encoder_that_says_nothing_of_a_head_takes_texts(tiny, tmp_path):
