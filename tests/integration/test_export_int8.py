@@ -51,9 +51,7 @@ def quantized(tiny, tmp_path_factory):
         key = (task, kept, tuple(settings.items()))
         if key not in made:
             made[key] = tmp_path_factory.mktemp("quantized") / "checkpoint"
-            other = {"question": "Who met?", "choices": ["One.", "All."], "text_pair": "Nobody."}
-            rows = [{"text": text, "context": text, **other} for text in TEXTS]
-            quantize(str(tiny(task, **settings)), made[key], rows, QuantizationPlan("max", keep_float=kept))
+            quantize(str(tiny(task, **settings)), made[key], TEXTS, QuantizationPlan("max", keep_float=kept))
         return made[key]
 
     return make
