@@ -68,6 +68,18 @@ class Quantized:
     proposed: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is quantized, how, and where to: a folder that becomes the output when all is done."""
+
+    checkpoint: Checkpoint
+    encoder: Any
+    plan: QuantizationPlan
+    folder: Path
+    output: Path
+    progress: Callable[[str], None]
+
+
 def quantize(  # noqa: PLR0913  what an export takes, and the data
     model: str,
     output: str | os.PathLike[str],
@@ -110,8 +122,8 @@ def quantize(  # noqa: PLR0913  what an export takes, and the data
         batches = passages.batches(texts, tokenizer, length)
         progress("loading the weights")
         encoder = modeling.load_encoder(checkpoint)
-        make = _quantize_ibert if plan.quantization == "ibert" else _quantize_qdq
-        return make(checkpoint, encoder, batches, plan, (new, Path(output), progress))
+        work = _Work(checkpoint, encoder, plan, new, Path(output), progress)
+        return (_quantize_ibert if plan.quantization == "ibert" else _quantize_qdq)(work, batches)
 
 
 def _task(checkpoint: Checkpoint) -> str:
@@ -121,14 +133,8 @@ def _task(checkpoint: Checkpoint) -> str:
         return "feature-extraction"
 
 
-def _quantize_qdq(
-    checkpoint: Checkpoint,
-    encoder: Any,
-    batches: Iterable[dict[str, Tensor]],
-    plan: QuantizationPlan,
-    to: tuple[Path, Path, Callable[[str], None]],
-) -> Quantized:
-    new, output, progress = to
+def _quantize_qdq(work: _Work, batches: Iterable[dict[str, Tensor]]) -> Quantized:
+    encoder, plan, progress = work.encoder, work.plan, work.progress
     if plan.chosen == "learned" or plan.qat_steps or plan.sensitivity:
         batches = list(batches)  # which are needed again
     scheme = prepare(encoder, plan)
@@ -141,32 +147,27 @@ def _quantize_qdq(
     quantizers = placement.of(encoder)
     noises = tuple(sensitivity.noise(quantizers[name], histogram) for name, histogram in seen.histograms.items())
     if plan.sensitivity:
-        measured |= _sensitivity(encoder, list(islice(batches, _LOOKS)), plan, progress)
+        measured |= _sensitivity(work, list(islice(batches, _LOOKS)))
     if plan.qat_steps:
-        _train(encoder, checkpoint, list(batches), plan, progress)
+        _train(work, list(batches))
     progress("writing the checkpoint")
     ranges = placement.ranges_of(encoder)
-    folder.write(checkpoint, scheme, folder.tensors_of(checkpoint, encoder, trained=plan.qat_steps > 0), new)
-    return Quantized(output, scheme, seen.rows, len(ranges), noises, **measured)
+    tensors = folder.tensors_of(work.checkpoint, encoder, trained=plan.qat_steps > 0)
+    folder.write(work.checkpoint, scheme, tensors, work.folder)
+    return Quantized(work.output, scheme, seen.rows, len(ranges), noises, **measured)
 
 
-def _quantize_ibert(
-    checkpoint: Checkpoint,
-    encoder: Any,
-    batches: Iterable[dict[str, Tensor]],
-    plan: QuantizationPlan,
-    to: tuple[Path, Path, Callable[[str], None]],
-) -> Quantized:
-    new, output, progress = to
+def _quantize_ibert(work: _Work, batches: Iterable[dict[str, Tensor]]) -> Quantized:
+    encoder, plan, progress = work.encoder, work.plan, work.progress
     tell = partial(_tell, progress)
     found, seen = ibert.calibrate(encoder, batches, plan.start, percentile=plan.percentile, progress=tell)
     ibert.check(encoder, found)
     progress("writing the checkpoint")
     scheme = Scheme(method="ibert", calibration=_calibration(plan, seen))
-    tensors, stem = folder.weights_of(checkpoint)
+    tensors, stem = folder.weights_of(work.checkpoint)
     settings = {"force_dequant": plan.force_dequant}
-    folder.write(checkpoint, scheme, tensors | found.state(stem), new, settings)
-    return Quantized(output, scheme, seen, len(found.extents), ())
+    folder.write(work.checkpoint, scheme, tensors | found.state(stem), work.folder, settings)
+    return Quantized(work.output, scheme, seen, len(found.extents), ())
 
 
 def _calibration(plan: QuantizationPlan, seen: int) -> Calibration:
@@ -199,24 +200,16 @@ def _tell_step(progress: Callable[[str], None], doing: str, done: int, total: in
     progress(f"{doing}, step {done} of {total}")
 
 
-def _sensitivity(
-    encoder: Any, batches: list[dict[str, Tensor]], plan: QuantizationPlan, progress: Callable[[str], None]
-) -> dict[str, Any]:
+def _sensitivity(work: _Work, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
     def tell(done: int, total: int) -> None:
-        progress(f"measuring what {total} places cost, {done} done")
+        work.progress(f"measuring what {total} places cost, {done} done")
 
-    ranked = sensitivity.costs(encoder, batches, tell)
-    proposed = sensitivity.proposal(encoder, batches, ranked, plan.sensitivity or 0.0)
-    return {"costs": ranked, "proposed": (*plan.keep_float, *proposed)}
+    ranked = sensitivity.costs(work.encoder, batches, tell)
+    proposed = sensitivity.proposal(work.encoder, batches, ranked, work.plan.sensitivity or 0.0)
+    return {"costs": ranked, "proposed": (*work.plan.keep_float, *proposed)}
 
 
-def _train(
-    encoder: Any,
-    checkpoint: Checkpoint,
-    batches: list[dict[str, Tensor]],
-    plan: QuantizationPlan,
-    progress: Callable[[str], None],
-) -> None:
-    tell = partial(_tell_step, progress, "training")
-    teacher = modeling.load_encoder(checkpoint)
-    distill(encoder, teacher, batches, plan.qat_steps, learn_ranges=plan.learn_ranges, progress=tell)
+def _train(work: _Work, batches: list[dict[str, Tensor]]) -> None:
+    tell = partial(_tell_step, work.progress, "training")
+    teacher, plan = modeling.load_encoder(work.checkpoint), work.plan
+    distill(work.encoder, teacher, batches, plan.qat_steps, learn_ranges=plan.learn_ranges, progress=tell)

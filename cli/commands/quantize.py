@@ -129,7 +129,9 @@ def _show(done: "Quantized") -> None:
         rows = [[i.name, f"{i.range:.4g}", f"{i.largest:.4g}", f"{i.clipped:.4%}", f"{i.noise:.2%}"] for i in noisy]
         _output.table(["noisiest quantizers", "range", "largest", "clipped", "noise"], rows)
     if done.costs:
-        _output.table(["costliest places", "loss of each alone"], [[c.name, f"{c.loss:.3g}"] for c in done.costs[:_SHOWN]])
+        _output.table(
+            ["costliest places", "loss of each alone"], [[c.name, f"{c.loss:.3g}"] for c in done.costs[:_SHOWN]]
+        )
     _output.data(f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} rows")
     if done.losses:
         before, after = done.losses

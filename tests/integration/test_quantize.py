@@ -125,6 +125,20 @@ def test_padding_plays_no_part(tiny):
         assert torch.allclose(amax, together[name], rtol=1e-4), name
 
 
+def test_places_that_are_given_the_same_tensors_are_counted_once(tiny):
+    encoder = modeling.load_encoder(Checkpoint.open(tiny("text-classification")))
+    prepare(encoder, QuantizationPlan("max"))
+    ids = torch.tensor([[101, 2023, 2003, 102], [101, 1037, 3231, 102]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    seen = calibrate(encoder, [batch, batch], "mse").histograms
+    at = "layer.1.attention."
+    hidden = [seen[f"{at}self.{part}._input_quantizer"] for part in ("query", "key", "value")]
+    assert {*map(id, hidden)} == {id(seen[f"{at}output.add_residual_input_quantizer"])}
+    assert hidden[0].counts.sum() == 2 * ids.numel() * 32
+    assert len({*map(id, seen.values())}) == 2 * 10
+    assert list(seen) == [name for name in placement.of(encoder) if not name.endswith(placement.WEIGHT)]
+
+
 def test_what_is_kept_in_float_has_no_range_and_rounds_nothing(tiny, tmp_path):
     plan = QuantizationPlan(keep_float=("layer.0", "layer.1"))
     done = quantize(str(tiny("text-classification")), tmp_path / "out", TEXTS, plan)

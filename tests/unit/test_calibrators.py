@@ -85,6 +85,15 @@ def test_entropy_is_that_of_a_computation_bin_by_bin(kind):
     assert histograms.of_entropy(histogram_of(counts), LEVELS) == pytest.approx(slow_entropy(counts, 0.01), rel=1e-9)
 
 
+def test_of_many_bins_not_every_range_is_tried_and_the_best_is_nearly_found(monkeypatch):
+    histogram = histogram_of(known("normal", 4000) + known("far outlier", 4000))
+    found = histograms.of_mse(histogram, LEVELS)
+    monkeypatch.setattr(histograms, "_TRIED", 10_000)
+    best = histograms.of_mse(histogram, LEVELS)
+    assert found == pytest.approx(best, abs=4000 / 1024 * histogram.width)
+    assert found != best  # so it was another number of ranges
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=3, max_size=60).filter(any), st.floats(1, 100))
 def test_the_percentile_leaves_its_share_and_no_bin_more(counts, percentile):
