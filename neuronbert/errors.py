@@ -7,7 +7,8 @@
     │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
-    │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError, SearchChangedError
+    │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError, SearchChangedError,
+    │   │   NotServedError, RequestTooLargeError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
@@ -23,7 +24,7 @@
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
-    │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError)
+    │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError), OverloadedError
     │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
@@ -310,6 +311,23 @@ class SearchChangedError(UsageError):
             f"{folder} holds a search that differs in {_listed(differing)}, so it can't go on. "
             "Ask for the same again, or give another --output."
         )
+
+
+class NotServedError(UsageError):
+    """An artifact that the server has no routes for."""
+
+    def __init__(self, name: str, task: str, served: Sequence[str]) -> None:
+        super().__init__(
+            f"{name} is for {task}, which is not served. Served are: {_listed(served)}. "
+            f"Answer it with: neuronbert predict {name}."
+        )
+
+
+class RequestTooLargeError(UsageError):
+    """A request that a server has no room for even when it is idle."""
+
+    def __init__(self, what: str, got: int, limit: int) -> None:
+        super().__init__(f"The request has {got} {what}, and at most {limit} are held at a time. Send it in parts.")
 
 
 class InputError(UsageError, ValueError):
@@ -783,6 +801,18 @@ class NoTokenizerError(UnavailableError):
             f"{path} has no tokenizer, so it takes no texts: its checkpoint had none. "
             "Save one beside the checkpoint's config.json and export again."
         )
+
+
+class OverloadedError(UnavailableError):
+    """A server that has enough to do already.
+
+    Attributes:
+        retry_after: Seconds until it has worked off what it holds.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"The server is overloaded. Try again in {retry_after} s.")
+        self.retry_after = retry_after
 
 
 class LoweringUnavailableError(UnavailableError):
