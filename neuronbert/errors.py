@@ -13,7 +13,8 @@
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
     │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, NotATextError,
-    │           EmptyTextError, InvalidTextError, QuestionTooLongError, NoMaskError)
+    │           EmptyTextError, InvalidTextError, RowTooLongError, QuestionTooLongError,
+    │           NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CalibrationError, UncalibratedError
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError, SchemeError,
@@ -484,6 +485,13 @@ class InvalidTextError(TextError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The {name} is not valid Unicode: it holds a lone surrogate.")
+
+
+class RowTooLongError(TextError):
+    """A row that is longer than every program, where it may not be cut."""
+
+    def __init__(self, got: int, limit: int) -> None:
+        super().__init__(f"It has {got} tokens, and may have {limit}. Shorten it, or allow it to be truncated.")
 
 
 class QuestionTooLongError(TextError):
