@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -45,6 +46,8 @@ APART: Final = 5
 """One of so many blocks of rows is kept apart."""
 _JOINED: Final = 60
 """Characters that a row has in common with the one before it, if they are of one block."""
+_OWN: Final = (0.55, 0.9)
+"""The share of its own words that a row keeps."""
 _STATE: Final = "lengths.state"
 _SAVED: Final = 10
 """Steps after which the state is written."""
@@ -61,6 +64,8 @@ class Recipe:
         head: The head's, over the encoder's.
         drop: The share of its tokens that a layer drops at most.
         sandwiches: Runs of each batch in which layers drop at random.
+        whole: Steps on passages as they are. In those that follow, words of another one take the place of some: of what
+            it has seen often enough a model is sure, whatever it drops, and nothing is learned from that.
     """
 
     steps: int = 200
@@ -69,6 +74,7 @@ class Recipe:
     head: float = 5.0
     drop: float = 0.4
     sandwiches: int = 1
+    whole: int = 110
 
 
 RECIPE: Final = Recipe()
@@ -157,6 +163,8 @@ def train(dataset: Dataset, start: Path, output: Path, seed: int, until: float) 
         if step <= done:
             continue
         torch.manual_seed(1000 * seed + step)  # what a step draws at random doesn't depend on where it went on
+        if step > RECIPE.whole:
+            chosen = spliced(chosen, rows, Random(f"{seed}/{step}"))
         drop = LengthDrop(model, drop=RECIPE.drop, sandwiches=RECIPE.sandwiches, layer_dropout=0.0, seed=step).train()
         loss = drop(**encode(dataset, tokenizer, chosen)).loss
         loss.backward()
@@ -176,6 +184,22 @@ def train(dataset: Dataset, start: Path, output: Path, seed: int, until: float) 
         (new / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     state.unlink(missing_ok=True)
     return True
+
+
+def spliced(chosen: Sequence[Row], rows: Sequence[Row], rng: Random) -> list[Row]:
+    """Rows with some words of others before or after their own, which stay more than half: their label is right."""
+    found = []
+    for row in chosen:
+        own, other = row["text"].split(), rng.choice(rows)["text"].split()
+        count = round(len(own) * rng.uniform(*_OWN))
+        kept, added = _stretch(own, count, rng), _stretch(other, len(own) - count, rng)
+        found.append({**row, "text": " ".join(kept + added if rng.random() < 0.5 else added + kept)})
+    return found
+
+
+def _stretch(words: list[str], count: int, rng: Random) -> list[str]:
+    first = rng.randint(0, max(0, len(words) - count))
+    return words[first : first + count]
 
 
 def _save(path: Path, note: dict[str, Any], parts: Sequence[Any], step: int) -> None:
