@@ -107,6 +107,17 @@ def save_tiny(folder: Path, minilm: Path, task: str, **settings: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The compiled kernels, as whoever builds them has them: for the rest of this process."""
+    from neuronbert.backends import integer_kernels
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
+        integer_kernels.build_kernels()
+        assert integer_kernels.available()
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Path]) -> Callable[..., Path]:
     """A factory of artifacts of the small checkpoints; treat them as read-only, or copy them."""
     made: dict[str, Path] = {}

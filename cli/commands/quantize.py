@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuronbert.errors import InvalidOptionError, MissingOptionError
-from neuronbert.schemes import INPUTS, PER_CHANNEL, Descriptor
 
 from .. import _output
 from .._options import Json, Revision, Token, check_picture
 
 if TYPE_CHECKING:
     from neuronbert.quantized import Quantized
+    from neuronbert.schemes import Descriptor
 
 _SHOWN = 10
 
@@ -90,8 +90,8 @@ def quantize(
         given |= {"quantization": quantization, "force_dequant": force_dequant}
         given |= {} if percentile is None else {"percentile": percentile}
         given |= {"qat_steps": qat_steps, "learn_ranges": learn_ranges, "sensitivity": sensitivity}
-        given |= {"inputs": _bits("--input-bits", input_bits, INPUTS)}
-        given |= {"weights": _bits("--weight-bits", weight_bits, PER_CHANNEL)}
+        given |= {"inputs": _bits("--input-bits", input_bits)}
+        given |= {"weights": _bits("--weight-bits", weight_bits, axis=0)}
         plan = QuantizationPlan(keep_float=tuple(keep_float or ()), **given)
         done = run(model, output, data, plan, revision=revision, token=token, progress=progress)
     if json_:
@@ -116,9 +116,11 @@ def _check_plot(path: Path, quantization: str) -> None:
         raise InvalidOptionError("--plot", str(path), f"left out: {quantization} has no noise of single places to draw")
 
 
-def _bits(option: str, bits: int, default: Descriptor) -> Descriptor:
+def _bits(option: str, bits: int, **kind: Any) -> "Descriptor":
+    from neuronbert.schemes import Descriptor
+
     try:
-        return Descriptor(num_bits=bits, axis=default.axis)
+        return Descriptor(num_bits=bits, **kind)
     except ValueError:
         raise InvalidOptionError(option, bits, "from 2 to 16") from None
 
