@@ -63,20 +63,20 @@ def main() -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    tasks, seeds, ways = options.task or TASKS, options.seed or SEEDS, options.way or tuple(WAYS)
-    print("|", " | ".join(["", *(f"{task}, seed {seed}" for task in tasks for seed in seeds), *tasks]), "|")
-    print("|", " | ".join(["---"] * (1 + len(tasks) * len(seeds) + len(tasks))), "|", flush=True)
+    seeds = options.seed or SEEDS
+    columns = ["task", "ranges", *(f"seed {seed}" for seed in seeds), "mean"]
+    print(f"| {' | '.join(columns)} |\n| {' | '.join('---' for _ in columns)} |", flush=True)
     kept = True
-    exact: dict[str, float] = {}
-    for way in ("float", *ways):
-        found = {task: list(_scores(options.folder.expanduser(), task, seeds, way)) for task in tasks}
-        means = {task: statistics.mean(scores) for task, scores in found.items()}
-        exact = exact or means
-        cells = [f"{100 * score:.1f}" for scores in found.values() for score in scores]
-        lost = "" if way == "float" else " ({:+.1f})"
-        cells += [f"{100 * mean:.1f}{lost.format(100 * (mean - exact[task]))}" for task, mean in means.items()]
-        print("|", " | ".join([way, *cells]), "|", flush=True)
-        kept = kept and (way != DEFAULT or all(means[task] >= exact[task] - LIMIT for task in tasks))
+    for task in options.task or TASKS:
+        exact = 0.0
+        for way in ("float", *(options.way or WAYS)):
+            found = list(_scores(options.folder.expanduser(), task, seeds, way))
+            mean = statistics.mean(found)
+            exact = exact or mean
+            cells = [task, way, *(f"{100 * score:.1f}" for score in found), f"{100 * mean:.1f}"]
+            cells[-1] += "" if way == "float" else f" ({100 * (mean - exact):+.1f})"
+            print(f"| {' | '.join(cells)} |", flush=True)
+            kept = kept and (way != DEFAULT or mean >= exact - LIMIT)
     return 0 if kept else 1
 
 
