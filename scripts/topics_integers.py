@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from topics_tasks import Dataset
 
 TASK: Final = "sections-128"
-RECIPE: Final = Recipe(steps=53, rate=5e-5, head=1.0)
-"""Every row once, at a quarter of the learning rate that the checkpoint was trained with."""
+RECIPE: Final = Recipe(steps=32, rate=5e-5, head=1.0)
+"""Three fifths of the rows once, at a quarter of the learning rate that the checkpoint was trained with."""
 KINDS: Final = ("float", "calibrated", "fine-tuned")
 
 
