@@ -39,6 +39,7 @@ from neuronbert.errors import (
     UnsupportedFeatureError,
 )
 from neuronbert.integers import saturation
+from neuronbert.integers.products import Products
 from neuronbert.integers.ranges import names
 from neuronbert.passages import sample
 from neuronbert.quantization import ibert
@@ -282,6 +283,44 @@ def test_weights_beside_a_bias_that_is_everything_and_a_norm_without_weight_stay
     with torch.no_grad():
         (one,), (other,) = found.head(*given), expected.head(*given)
     assert (one - other).abs().max() < 0.2 * other.abs().max()
+
+
+@pytest.mark.parametrize(("columns", "fits"), [(132_000, True), (132_200, False)])
+def test_sums_of_31_bits_are_the_widest_that_are_made(columns, fits):
+    layer = torch.nn.Linear(columns, 1)
+    torch.nn.init.constant_(layer.weight, -1.0)  # -127 each, times -128
+    torch.nn.init.constant_(layer.bias, 0.0)
+    if fits:
+        assert Products([layer], 0.01, "a layer").bits == 31
+    else:
+        with pytest.raises(IntegerRangeError, match="its sums take 32 bits, and 31 are there"):
+            Products([layer], 0.01, "a layer")
+
+
+@pytest.mark.parametrize(("extent", "fits"), [(213.0, True), (214.0, False)])
+def test_scores_of_a_step_up_to_1_are_the_coarsest_that_are_taken(altered, extent, fits):
+    names = [f"bert.encoder.layer.0.attention.self.{part}_activation" for part in ("query", "key")]
+    ends = {f"{name}.x_{end}": torch.tensor([extent]) for name in names for end in ("min", "max")}
+    folder = altered(weights=lambda weights: weights.update(ends))  # (213 / 127) ** 2 over the root of 8 is 0.995
+    if fits:
+        head_of(folder)
+    else:
+        with pytest.raises(IntegerRangeError, match="one step of its scores is 1, and it must be at most 1"):
+            head_of(folder)
+
+
+@pytest.mark.parametrize(("bias", "fits"), [(256.0, True), (1024.0, False)])
+def test_a_gelu_wider_than_64_bits_is_refused(altered, bias, fits):
+    def widen(weights):
+        weights["bert.encoder.layer.0.intermediate.dense.weight"][3] = 0
+        weights["bert.encoder.layer.0.intermediate.dense.bias"][3] = bias
+
+    folder = altered(weights=widen)
+    if fits:
+        head_of(folder)
+    else:
+        with pytest.raises(IntegerRangeError, match="too small for a GELU of 64 bits"):
+            head_of(folder)
 
 
 def shrink(weights):

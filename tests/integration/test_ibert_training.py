@@ -9,11 +9,10 @@ import pytest
 import torch
 import transformers
 
-from neuronbert import QuantizationPlan, modeling, quantize
+from neuronbert import QuantizationPlan, modeling, quantize, trainable
 from neuronbert.checkpoint import Checkpoint
 from neuronbert.integers.training import gelu, rounded, softmax
 from neuronbert.passages import sample
-from neuronbert.quantized import trainable
 
 TEXTS = list(itertools.islice(sample(), 500, 516))
 PLAN = QuantizationPlan(quantization="ibert", rows=16, sequence_length=32)
