@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from neuronbert_cli.app import app
-from typer.testing import CliRunner
 
 from neuronbert import (
     Artifact,
@@ -93,17 +91,17 @@ def test_every_force_dequant_is_valid_on_every_target(
 
 @pytest.mark.parametrize("target", ["inf2 double", "trn3 double"], indirect=True)
 def test_casts_that_integers_do_not_survive_are_refused(
-    target: str, quantized: Callable[..., Path], tmp_path: Path
+    target: str, quantized: Callable[..., Path], tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     common = {"model": str(quantized()), "shapes": (SHAPE,), "target": target}
     with pytest.raises(InvalidOptionError, match="'matmul' or 'none'"):
         export(ExportSpec(**common, auto_cast="all"), tmp_path / "artifact")
     with pytest.raises(InvalidOptionError, match="holds the integers of 8 bits"):
         export(ExportSpec(**common, auto_cast_type="fp8_e4m3"), tmp_path / "artifact")
-    arguments = ["export", "--model", str(quantized()), "--target", target, "--auto-cast", "all", "--bucket", "1x8"]
-    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "artifact")])
-    assert done.exit_code == 2
-    assert "'matmul' or 'none'" in " ".join(done.stderr.split())
+    arguments = ("--target", target, "--auto-cast", "all", "--bucket", "1x8", tmp_path / "artifact")
+    done = run("export", "--model", quantized(), *arguments)
+    assert done.code == 2
+    assert "'matmul' or 'none'" in done.err
     assert list(tmp_path.glob("artifact*")) == []
 
 
@@ -129,16 +127,15 @@ def test_tokens_may_be_dropped(target: str, quantized: Callable[..., Path], tmp_
 
 
 def test_an_onnx_file_of_integers_is_refused_however_it_is_asked_for(
-    quantized: Callable[..., Path], tmp_path: Path
+    quantized: Callable[..., Path], tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     for quantization in ("auto", "ibert"):
         spec = ExportSpec(str(quantized()), (SHAPE,), quantization=quantization)  # type: ignore[arg-type]
         with pytest.raises(InvalidOptionError, match="ONNX has no operators"):
             export_onnx(spec, tmp_path / "onnx")
-    arguments = ["export", "--model", str(quantized()), "--format", "onnx"]
-    done = CliRunner().invoke(app, [*arguments, "--sequence-length", "16", str(tmp_path / "onnx")])
-    assert done.exit_code == 2
-    assert "ONNX has no operators" in " ".join(done.stderr.split())
+    done = run("export", "--model", quantized(), "--format", "onnx", "--sequence-length", 16, tmp_path / "onnx")
+    assert done.code == 2
+    assert "ONNX has no operators" in done.err
     assert not (tmp_path / "onnx").exists()
 
 

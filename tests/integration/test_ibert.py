@@ -323,6 +323,49 @@ def test_a_gelu_wider_than_64_bits_is_refused(altered, bias, fits):
             head_of(folder)
 
 
+def _without(part):
+    def drop(weights):
+        for name in [name for name in weights if name.endswith(("x_min", "x_max")) and part in name]:
+            del weights[name]
+
+    return drop
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ({"weights": _without("")}, "no range"),
+        ({"weights": _without("layer.1.pre_output_act")}, "layer.1.pre_output_act"),
+        ({"config": lambda config: config.update(force_dequant="all")}, "force_dequant is 'all'"),
+        ({"config": lambda config: config.update(hidden_act="relu")}, "hidden_act='relu'"),
+    ],
+    ids=["uncalibrated", "half-calibrated", "force_dequant", "hidden_act"],
+)
+@pytest.mark.parametrize("command", [("export", "--quantization", "ibert"), ("export",)], ids=["named", "auto"])
+def test_the_command_refuses_in_one_line_and_leaves_nothing(altered, run, tmp_path, spoil, said, command):
+    folder = altered(**spoil)
+    done = run(*command, "--model", folder, "--target", "cpu", "--sequence-length", 16, tmp_path / "out")
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) <= 4  # what is being done, and one line of why not
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_refuses_what_it_cannot_quantize(tiny, quantized, run, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:4]))
+    given = ("--quantization", "ibert", "--data", tmp_path / "texts.txt")
+    for model, more, said in (
+        (tiny("text-classification", hidden_act="relu"), (), "hidden_act='relu'"),
+        (tiny("text-classification"), ("--force-dequant", "all"), "'nonlinear'"),
+        (tiny("text-classification"), ("--qat-steps", 3), "no such setting"),
+    ):
+        done = run("quantize", model, tmp_path / "out", *given, *more)
+        assert (done.code, said in done.err) == (2, True), done.err
+    done = run("export", "--model", quantized, "--sequence-length", 65, tmp_path / "out")
+    assert (done.code, "64 tokens" in done.err) == (2, True), done.err
+    assert not (tmp_path / "out").exists()
+
+
 def shrink(weights):
     for name in weights:
         if name.endswith(("x_min", "x_max")):
