@@ -59,12 +59,12 @@ def changed(folder: Path, to: Path, **settings: Any) -> Path:
     return to
 
 
-@pytest.mark.parametrize("cast", ["none", "matmul"])
+@pytest.mark.parametrize("target", ONE_OF_A_KIND, indirect=True)
 def test_the_program_has_the_integers_of_the_reference(
-    target: str, quantized: Callable[..., Path], tmp_path: Path, cast: Any
+    target: str, quantized: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = quantized("feature-extraction")
-    spec = ExportSpec(str(folder), (SHAPE,), "feature-extraction", target=target, auto_cast=cast)
+    spec = ExportSpec(str(folder), (SHAPE,), "feature-extraction", target=target, auto_cast="matmul")
     artifact = export(spec, tmp_path / "artifact")
     assert artifact.manifest.quantization == "ibert"
     loaded = modeling.load(Checkpoint.open(folder), "feature-extraction", quantization="ibert")
@@ -77,9 +77,12 @@ def test_the_program_has_the_integers_of_the_reference(
     assert torch.equal(torch.as_tensor(found), expected)
 
 
-@pytest.mark.parametrize("kind", ["none", "nonlinear"])
-@pytest.mark.parametrize("target", ONE_OF_A_KIND, indirect=True)
-def test_every_force_dequant_is_valid_on_every_target(
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [*((target, "nonlinear") for target in ONE_OF_A_KIND), ("inf2 double", "none")],
+    indirect=["target"],
+)
+def test_functions_that_stay_in_float_are_valid_on_every_target(
     target: str, quantized: Callable[..., Path], tmp_path: Path, kind: str
 ) -> None:
     folder = changed(quantized(), tmp_path / "checkpoint", force_dequant=kind)
