@@ -91,24 +91,17 @@ def available() -> bool:
     return True
 
 
-def install(module: Any, methods: Iterable[str]) -> bool:
-    """Put the kernels into a loaded program, in place, before it is frozen.
+def install(module: Any, methods: Iterable[str]) -> None:
+    """Put the kernels, where they were built, into a loaded program of integers, in place, before it is frozen.
 
     Args:
         module: What `torch.jit.load` gave.
         methods: Their names.
-
-    Returns:
-        Whether it is an integer program.
     """
-    found = False
     for method in methods:
         graph = module._c._get_method(method).graph
         calls = {step: [node for node in graph.nodes() if _step(node) == step] for step in (*_ALONE, "context")}
-        if not any(calls.values()):
-            continue
-        found = True
-        if not available():
+        if not any(calls.values()) or not available():
             continue
         for step in _ALONE:
             for node in calls[step]:
@@ -123,7 +116,6 @@ def install(module: Any, methods: Iterable[str]) -> bool:
                 scores.destroy()
         torch._C._jit_pass_dce(graph)
         graph.lint()
-    return found
 
 
 def _step(node: Any) -> str:

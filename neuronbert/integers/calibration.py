@@ -76,7 +76,11 @@ class Observing(FloatArithmetic):
     def activate(self, site: Any, hidden: Tensor) -> Tensor:
         """See Arithmetic."""
         layer = self._names[id(site)].removesuffix("intermediate")
-        return self.look(f"{layer}pre_output_act", super().activate(site, hidden))
+        return self.look(f"{layer}pre_output_act", self.activated(site, hidden))
+
+    def activated(self, site: Any, hidden: Tensor) -> Tensor:
+        """The activation function of BertIntermediate, before it is looked at."""
+        return super().activate(site, hidden)
 
     def add_norm(self, site: Any, hidden: Tensor, residual: Tensor) -> Tensor:
         """See Arithmetic."""

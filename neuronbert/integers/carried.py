@@ -53,7 +53,7 @@ class Ratio(nn.Module):
     def __init__(self, by: Tensor) -> None:
         super().__init__()
         multipliers, _, shifts = by.tolist()
-        self.shift: int = max(*shifts, 1)
+        self.shift: int = -(-max(*shifts, 1) // BITS) * BITS  # whole limbs, which are just left out
         pairs = zip(multipliers, shifts, strict=True)
         self.multipliers = Constants([multiplier << self.shift - shift for multiplier, shift in pairs])
 

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from neuronbert.errors import IntegerRangeError
 from neuronbert.integers import dequantized, steps
-from neuronbert.integers.dequantized import FORCE_DEQUANT as FORCE_DEQUANT
 from neuronbert.integers.dequantized import PROBABILITY
-from neuronbert.integers.dequantized import ForceDequant as ForceDequant
 from neuronbert.integers.nonlinear import gelu_constants, softmax_constants
 from neuronbert.integers.norms import Norm
 from neuronbert.integers.products import Products

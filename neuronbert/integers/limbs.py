@@ -156,16 +156,15 @@ def table(values: Sequence[int]) -> Tensor:
 def quotient(numerator: Limbs, divisor: Limbs) -> Limbs:
     """A number over a positive one, rounded down.
 
-    The estimate's error is at most one part in 2 ** 14. Each of two rounds divides the remainder, which leaves
-    that part of a part; what a whole number can then be off by is 1.
+    An estimate is off by one part in 2 ** 14 at most, and by 1 for its rounding. The remainder's quotient is estimated
+    in its turn, until what is left can be off by 1 only.
     """
     rough = divisor.rounded()
     widest = max(abs(numerator.least), abs(numerator.most)) // divisor.least + 1
-    found = _whole(torch.floor(numerator.rounded() / rough), widest + widest // _ROUGH + 1)
-    for _ in range(2):
-        left = numerator - found * divisor
-        widest = widest // _ROUGH + 2
-        found = found + _whole(torch.floor(left.rounded() / rough), widest)
+    found, error = _estimated(numerator.rounded() / rough, widest)
+    while error > 1:
+        more, error = _estimated((numerator - found * divisor).rounded() / rough, error)
+        found = found + more
     return _settled(found, numerator - found * divisor, divisor).within(
         numerator.least // divisor.least if numerator.least < 0 else numerator.least // divisor.most,
         numerator.most // divisor.least if numerator.most > 0 else numerator.most // divisor.most,
@@ -175,16 +174,21 @@ def quotient(numerator: Limbs, divisor: Limbs) -> Limbs:
 def root(number: Limbs) -> Limbs:
     """The square root of a number of 0 or more, rounded down; of 0 it is 1, so that it can be divided by."""
     most = max(1, math.isqrt(number.most))
-    widest = most
-    found = _whole(torch.floor(torch.sqrt(number.rounded())).clamp(min=1.0), widest + widest // _ROUGH + 1)
-    for _ in range(2):
-        widest = widest // _ROUGH + 2
-        left = number - found * found
-        found = found + _whole(torch.floor(left.rounded() / (2 * found.rounded()).clamp(min=1.0)), widest)
+    found, error = _estimated(torch.sqrt(number.rounded()).clamp(min=1.0), most)
+    while error > 1:
+        slope = (2 * found.rounded()).clamp(min=1.0)
+        more, error = _estimated((number - found * found).rounded() / slope, error)
+        found = found + more
     one = Limbs.scalar(1)
     found = _settled(found, number - found * found, found + found + one)
     missing = Limbs.of((found - one).negative().to(torch.float32), 0, 1)
     return (found + missing).within(1, most)
+
+
+def _estimated(values: Tensor, widest: int) -> tuple[Limbs, int]:
+    """What is found of numbers of a magnitude, and how far it can be from them."""
+    error = widest // _ROUGH + 1
+    return _whole(torch.floor(values), widest + error), error
 
 
 def _settled(found: Limbs, left: Limbs, step: Limbs) -> Limbs:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neuronbert.checkpoint import Checkpoint
+    from neuronbert.integers.dequantized import ForceDequant
     from neuronbert.schemes import CalibrationMethod
 
 _LEVELS: Final = 127
@@ -72,12 +73,21 @@ def simulate(model: Any, checkpoint: Checkpoint) -> Any:
         UnsupportedFeatureError: the activation function isn't GELU, or the model is a decoder.
         CheckpointCorruptError: `force_dequant` has a value that it can't have.
     """
-    dequantized = checkpoint.config.get("force_dequant", "none")
-    if dequantized not in FORCE_DEQUANT:
-        problem = f"force_dequant is {dequantized!r}, none of {', '.join(FORCE_DEQUANT)}"
-        raise CheckpointCorruptError(checkpoint.path / CONFIG, problem)
-    convert(model.base_model, read(checkpoint.weight_files), dequantized)
+    convert(model.base_model, read(checkpoint.weight_files), force_dequant(checkpoint))
     return install(model, INTEGERS)
+
+
+def force_dequant(checkpoint: Checkpoint) -> ForceDequant:
+    """What a checkpoint leaves in floating point.
+
+    Raises:
+        CheckpointCorruptError: it has a value that it can't have.
+    """
+    found: ForceDequant = checkpoint.config.get("force_dequant", "none")
+    if found not in FORCE_DEQUANT:
+        problem = f"force_dequant is {found!r}, none of {', '.join(FORCE_DEQUANT)}"
+        raise CheckpointCorruptError(checkpoint.path / CONFIG, problem)
+    return found
 
 
 def check(encoder: Any, found: Ranges) -> None:
@@ -95,13 +105,14 @@ def prepare(model: Any, checkpoint: Checkpoint) -> Any:
 
     Raises:
         UncalibratedError: a range is missing.
+        CheckpointCorruptError: `force_dequant` has a value that it can't have.
     """
     found = read(checkpoint.weight_files)
     found.check(len(model.base_model.encoder.layer))
     model = install(model)
     for encoder in model.modules():
         if isinstance(encoder, Encoder):
-            encoder.arithmetic = Training(encoder, found)
+            encoder.arithmetic = Training(encoder, found, force_dequant(checkpoint))
     return model
 
 

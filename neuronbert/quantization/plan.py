@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from neuronbert.errors import InvalidOptionError
-from neuronbert.integers.layers import FORCE_DEQUANT
+from neuronbert.integers.dequantized import FORCE_DEQUANT
 from neuronbert.schemes import (
     CALIBRATION_METHODS,
     INPUTS,
@@ -23,7 +23,7 @@ from neuronbert.schemes import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from neuronbert.integers.layers import ForceDequant
+    from neuronbert.integers.dequantized import ForceDequant
 
 Quantization = Literal["qdq", "ibert"]
 QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)

@@ -39,6 +39,7 @@ from neuronbert.errors import (
     UnsupportedFeatureError,
 )
 from neuronbert.integers import saturation
+from neuronbert.integers.products import Products
 from neuronbert.integers.ranges import names
 from neuronbert.passages import sample
 from neuronbert.quantization import ibert
@@ -134,12 +135,12 @@ def traced(module, given):
         return torch.jit.trace(module, tuple(given), check_trace=False).inlined_graph
 
 
-def _same(loaded, programs):
+def _same(loaded, programs, rtol=0.0):
     for shape, program in programs.items():
         given = rows_of(loaded, shape)
         with torch.no_grad():
             for found, expected in zip(program(*given), loaded.head(*given), strict=True):
-                assert torch.equal(found, expected)
+                torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol)
 
 
 def test_the_program_gives_the_integers_of_the_reference_on_real_weights(real, kernels, tmp_path):
@@ -216,6 +217,8 @@ def test_functions_may_stay_in_float(altered, without_kernels, tmp_path, kind):
     assert ("aten::gelu" in text) == (kind in ("gelu", "nonlinear"))
     assert ("aten::softmax" in text) == (kind in ("softmax", "nonlinear"))
     assert ("aten::layer_norm" in text) == (kind in ("layernorm", "nonlinear"))
+    (tmp_path / "out").mkdir()
+    _same(loaded, compiled(loaded, tmp_path / "out"), rtol=1e-5)  # for the head
 
 
 def test_an_unknown_force_dequant_is_refused(altered):
@@ -280,6 +283,87 @@ def test_weights_beside_a_bias_that_is_everything_and_a_norm_without_weight_stay
     with torch.no_grad():
         (one,), (other,) = found.head(*given), expected.head(*given)
     assert (one - other).abs().max() < 0.2 * other.abs().max()
+
+
+@pytest.mark.parametrize(("columns", "fits"), [(132_000, True), (132_200, False)])
+def test_sums_of_31_bits_are_the_widest_that_are_made(columns, fits):
+    layer = torch.nn.Linear(columns, 1)
+    torch.nn.init.constant_(layer.weight, -1.0)  # -127 each, times -128
+    torch.nn.init.constant_(layer.bias, 0.0)
+    if fits:
+        assert Products([layer], 0.01, "a layer").bits == 31
+    else:
+        with pytest.raises(IntegerRangeError, match="its sums take 32 bits, and 31 are there"):
+            Products([layer], 0.01, "a layer")
+
+
+@pytest.mark.parametrize(("extent", "fits"), [(213.0, True), (214.0, False)])
+def test_scores_of_a_step_up_to_1_are_the_coarsest_that_are_taken(altered, extent, fits):
+    names = [f"bert.encoder.layer.0.attention.self.{part}_activation" for part in ("query", "key")]
+    ends = {f"{name}.x_{end}": torch.tensor([extent]) for name in names for end in ("min", "max")}
+    folder = altered(weights=lambda weights: weights.update(ends))  # (213 / 127) ** 2 over the root of 8 is 0.995
+    if fits:
+        head_of(folder)
+    else:
+        with pytest.raises(IntegerRangeError, match="one step of its scores is 1, and it must be at most 1"):
+            head_of(folder)
+
+
+@pytest.mark.parametrize(("bias", "fits"), [(256.0, True), (1024.0, False)])
+def test_a_gelu_wider_than_64_bits_is_refused(altered, bias, fits):
+    def widen(weights):
+        weights["bert.encoder.layer.0.intermediate.dense.weight"][3] = 0
+        weights["bert.encoder.layer.0.intermediate.dense.bias"][3] = bias
+
+    folder = altered(weights=widen)
+    if fits:
+        head_of(folder)
+    else:
+        with pytest.raises(IntegerRangeError, match="too small for a GELU of 64 bits"):
+            head_of(folder)
+
+
+def _without(part):
+    def drop(weights):
+        for name in [name for name in weights if name.endswith(("x_min", "x_max")) and part in name]:
+            del weights[name]
+
+    return drop
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ({"weights": _without("")}, "no range"),
+        ({"weights": _without("layer.1.pre_output_act")}, "layer.1.pre_output_act"),
+        ({"config": lambda config: config.update(force_dequant="all")}, "force_dequant is 'all'"),
+        ({"config": lambda config: config.update(hidden_act="relu")}, "hidden_act='relu'"),
+    ],
+    ids=["uncalibrated", "half-calibrated", "force_dequant", "hidden_act"],
+)
+@pytest.mark.parametrize("command", [("export", "--quantization", "ibert"), ("export",)], ids=["named", "auto"])
+def test_the_command_refuses_in_one_line_and_leaves_nothing(altered, run, tmp_path, spoil, said, command):
+    folder = altered(**spoil)
+    done = run(*command, "--model", folder, "--target", "cpu", "--sequence-length", 16, tmp_path / "out")
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) <= 4  # what is being done, and one line of why not
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_refuses_what_it_cannot_quantize(tiny, quantized, run, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:4]))
+    given = ("--quantization", "ibert", "--data", tmp_path / "texts.txt")
+    for model, more, said in (
+        (tiny("text-classification", hidden_act="relu"), (), "hidden_act='relu'"),
+        (tiny("text-classification"), ("--force-dequant", "all"), "'nonlinear'"),
+        (tiny("text-classification"), ("--qat-steps", 3), "no such setting"),
+    ):
+        done = run("quantize", model, tmp_path / "out", *given, *more)
+        assert (done.code, said in done.err) == (2, True), done.err
+    done = run("export", "--model", quantized, "--sequence-length", 65, tmp_path / "out")
+    assert (done.code, "64 tokens" in done.err) == (2, True), done.err
+    assert not (tmp_path / "out").exists()
 
 
 def shrink(weights):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronbert.integers import limbs
@@ -44,6 +44,7 @@ def whole(bits: int) -> Any:
 WIDTHS = st.sampled_from([5, 11, 12, 22, 23, 31, 44])
 
 
+@settings(max_examples=50)
 @given(data=st.data(), left=WIDTHS, right=WIDTHS, bits=st.integers(0, 80))
 def test_sums_products_and_shifts_are_those_of_integers(data: Any, left: int, right: int, bits: int) -> None:
     ones, others = data.draw(whole(left)), data.draw(whole(right))
@@ -66,6 +67,7 @@ PLAIN = Limbs.rounded
 
 
 @pytest.mark.parametrize("error", [0.0, 2.0**-16, -(2.0**-16)])
+@settings(max_examples=50)
 @given(data=st.data(), above=WIDTHS, below=st.sampled_from([5, 14, 24, 27]))
 def test_quotients_and_roots_are_floored_even_if_a_division_is_not_exact(
     data: Any, above: int, below: int, error: float
