@@ -19,7 +19,7 @@ from neuronbert.server.exchange import Site, as_json
 from neuronbert.server.guard import NOTES, Guard
 from neuronbert.server.meters import Meters
 from neuronbert.server.refusals import Refusal, body, refused
-from neuronbert.server.routes import huggingface, openai, operations, tei
+from neuronbert.server.routes import cohere, huggingface, inference, openai, operations, tei
 from neuronbert.server.served import Served
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def create_app(
         max_body_size=settings.max_body,
     )
     app.state.site = site
-    for module in (operations, tei, openai, huggingface):
+    for module in (operations, tei, openai, huggingface, cohere, inference):
         app.include_router(module.router)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
