@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from neuronbert.engine import Engine
     from neuronbert.server.settings import Settings
 
+_BINARY = "Binary tensors are not taken: send them as JSON (binary_data=False)."
 _FAILED = "Something unexpected went wrong. The server's log says what, under the x-request-id of this response."
 
 
@@ -105,6 +106,8 @@ async def _refuse_error(request: Request, error: Any) -> Response:
 async def _refuse_content(request: Request, error: Any) -> Response:
     """What a body lacks; without what it holds."""
     first = error.errors()[0]
+    if "inference-header-content-length" in request.headers:
+        return _answered(request, Refusal(415, "Validation", _BINARY))
     if first["type"] == "json_invalid":
         return _answered(request, Refusal(400, "Validation", "The body is not JSON."))
     if "json" not in request.headers.get("content-type", ""):

@@ -353,9 +353,11 @@ class TestOpenInference:
         assert set(self.infer(client, "features", *inputs, status=400)) == {"error"}
 
     def test_binary_data_is_refused(self, client: httpx.Client) -> None:
-        headers = {"inference-header-content-length": "10"}
-        body = {"inputs": [tensor("text", TEXTS)]}
-        assert client.post("/v2/models/embed/infer", json=body, headers=headers).status_code == 415
+        described = json.dumps({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES"}]}).encode()
+        headers = {"inference-header-content-length": str(len(described))}
+        content = described + b"\x01\x00\x00\x00a"
+        response = client.post("/v2/models/embed/infer", content=content, headers=headers)
+        assert (response.status_code, set(response.json())) == (415, {"error"})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from neuronbert._version import __version__
@@ -112,16 +112,8 @@ async def model_ready(exchange: Open, name: str, version: str = VERSION) -> Resp
 
 @router.post("/models/{name}/infer", response_model=dict[str, Any])
 @router.post("/models/{name}/versions/{version}/infer", response_model=dict[str, Any])
-async def infer(
-    asked: Infer,
-    exchange: Open,
-    name: str,
-    version: str = VERSION,
-    inference_header_content_length: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> Response:
+async def infer(asked: Infer, exchange: Open, name: str, version: str = VERSION) -> Response:
     """What a model gives for tensors."""
-    if inference_header_content_length is not None:
-        raise Refusal(415, "Validation", "Binary data is not taken: send tensors as JSON (binary_data=False).")
     model = _find(exchange, name, version)
     output = _output(model)
     for wanted in asked.outputs or ():
