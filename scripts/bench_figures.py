@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from bench_calibration import calibration
 from bench_calls import call, choice, load
 from bench_cpu import cpu
 from bench_exports import cached, checks, exports, memory, size
@@ -29,6 +30,7 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "load": load,
     "cpu": cpu,
     "int8": int8,
+    "calibration": calibration,
     "texts": texts,
     "pool": pool,
     "scheduler": scheduler,

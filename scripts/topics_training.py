@@ -84,14 +84,15 @@ def trained(name: str, seed: int, sample: Path, folder: Path) -> Path:
     note = _note(dataset, seed, start)
     if (output / NOTE).is_file() and json.loads((output / NOTE).read_text(encoding="utf-8")) == note:
         return output
-    with staged(output, owned=_names, overwrite=True) as new:
+    with staged(output, owned=owned, overwrite=True) as new:
         fine_tune(begin(dataset, start, seed), tokenizer, dataset, recipe, seed).save_pretrained(new)
         tokenizer.save_pretrained(new)
         (new / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     return output
 
 
-def _names(folder: Path) -> set[str] | None:
+def owned(folder: Path) -> set[str] | None:
+    """The names in a folder that holds a trained checkpoint; None of another."""
     return {path.name for path in folder.iterdir()} if (folder / NOTE).is_file() else None
 
 
@@ -114,15 +115,10 @@ def fine_tune(model: Any, tokenizer: Any, dataset: Dataset, recipe: Recipe, seed
     """Train a model on a task's rows, in an order that the seed says; the word embeddings stay as they are."""
     torch.manual_seed(seed)
     model.train()
-    model.base_model.embeddings.word_embeddings.requires_grad_(False)
-    groups = [
-        {"params": [p for p in model.base_model.parameters() if p.requires_grad], "lr": recipe.rate},
-        {"params": list(_head(model).parameters()), "lr": recipe.rate * recipe.head},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimizer = optimizer_of(model, recipe.rate, recipe.head)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, int(recipe.steps * _WARM_UP), recipe.steps)
     begun = time.perf_counter()
-    for step, rows in enumerate(_batches(dataset.train, recipe, seed), start=1):
+    for step, rows in enumerate(batches(dataset.train, recipe.steps, recipe.batch, seed), start=1):
         loss = model(**encode(dataset, tokenizer, rows)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -139,19 +135,35 @@ def fine_tune(model: Any, tokenizer: Any, dataset: Dataset, recipe: Recipe, seed
     return model.eval()
 
 
+def optimizer_of(model: Any, rate: float, head: float) -> torch.optim.Optimizer:
+    """The optimizer of all weights but the word embeddings, which stay as they are.
+
+    Args:
+        model: The model; it is changed: its word embeddings take no gradient any more.
+        rate: The highest learning rate of the encoder.
+        head: The head's, over the encoder's.
+    """
+    model.base_model.embeddings.word_embeddings.requires_grad_(False)
+    groups = [
+        {"params": [p for p in model.base_model.parameters() if p.requires_grad], "lr": rate},
+        {"params": list(_head(model).parameters()), "lr": rate * head},
+    ]
+    return torch.optim.AdamW(groups, weight_decay=0.01)
+
+
 def _head(model: Any) -> nn.Module:
     return model.qa_outputs if hasattr(model, "qa_outputs") else model.classifier
 
 
-def _batches(rows: Sequence[Row], recipe: Recipe, seed: int) -> Iterator[list[Row]]:
-    # Every row once, in a new order, before any comes again.
+def batches(rows: Sequence[Row], steps: int, size: int, seed: int) -> Iterator[list[Row]]:
+    """Rows for each step: every one once, in an order that the seed says, before any comes again."""
     chance = torch.Generator().manual_seed(seed)
     order: list[int] = []
-    for _ in range(recipe.steps):
-        while len(order) < recipe.batch:
+    for _ in range(steps):
+        while len(order) < size:
             order += torch.randperm(len(rows), generator=chance).tolist()
-        yield [rows[index] for index in order[: recipe.batch]]
-        del order[: recipe.batch]
+        yield [rows[index] for index in order[:size]]
+        del order[:size]
 
 
 def encode(dataset: Dataset, tokenizer: Any, rows: Sequence[Row]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.backends import heap, int8, integer_kernels, packing, torchscript
+from neuronbert.backends import attention, heap, int8, integer_kernels, packing, torchscript
 from neuronbert.backends.autocast import AutoCastMode
 from neuronbert.backends.base import ANYWHERE, Availability, Compiled
 from neuronbert.backends.batching import DynamicBatch
@@ -147,6 +147,7 @@ def _freeze(module: Any, methods: list[str], rows: int, path: Path) -> Any:
         packing.round_weights(module, methods)
         frozen = torch.jit.freeze(module, preserved_attrs=[method for method in methods if method != "forward"])
         int8.pack(frozen, methods)
+        attention.substitute(frozen, methods)
         if packing.supported():
             packing.pack(frozen, methods, rows)
     except RuntimeError as error:  # folding runs some of it

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("neuronbert")
 
-SOURCE: Final = Path(__file__).with_name("integer_kernels.cpp")
+SOURCES: Final = tuple(Path(__file__).with_name(f"{name}_kernels.cpp") for name in ("integer", "attention"))
 _NAME: Final = "neuronbert_integers"
 _FLAGS: Final = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp")
 _ALONE: Final = ("linear", "gelu", "norm", "add_norm")
@@ -51,7 +51,11 @@ def build_kernels() -> Path:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder, _beside_python():
             cpp_extension.load(
-                _NAME, [str(SOURCE)], extra_cflags=list(_FLAGS), build_directory=folder, is_python_module=False
+                _NAME,
+                list(map(str, SOURCES)),
+                extra_cflags=list(_FLAGS),
+                build_directory=folder,
+                is_python_module=False,
             )
             (Path(folder) / library.name).replace(library)  # whole or not at all: it is loaded already
     except (RuntimeError, OSError) as error:
@@ -157,7 +161,12 @@ def _read_once(value: Any) -> bool:
 
 def _library() -> Path:
     """Where the kernels of this version are, for this torch and this processor."""
-    told = [SOURCE.read_bytes(), torch.__version__.encode(), " ".join(_FLAGS).encode(), _processor()]
+    told = [
+        *(source.read_bytes() for source in SOURCES),
+        torch.__version__.encode(),
+        " ".join(_FLAGS).encode(),
+        _processor(),
+    ]
     return cache_folder() / "kernels" / hashlib.sha256(b"\0".join(told)).hexdigest()[:16] / f"{_NAME}.so"
 
 

@@ -14,9 +14,9 @@ _TENSOR: Final = """
     Int ScalarImplicit __and__ __getitem__ __lshift__ __or__ __rshift__ _assert_tensor_metadata _convolution _int_mm
     abs add add_ addmm alias all amax any arange argmax baddbmm bitwise_and bitwise_not bitwise_or bmm cat ceil
     chunk clamp clone contiguous copysign cos cumsum detach div dropout einsum embedding eq erf exp expand expand_as
-    flatten floor floor_divide frexp full full_like gather ge gelu gt im2col index index_select layer_norm ldexp le
-    linear list log logical_and logical_not logical_or lt masked_fill masked_fill_ matmul max maximum mean min
-    minimum mm mul mul_ multiply native_layer_norm ne neg new_ones new_zeros ones ones_like pad permute pow
+    flatten floor floor_divide frexp full full_like gather ge gelu gt im2col index index_copy index_select layer_norm
+    ldexp le linear list log logical_and logical_not logical_or lt masked_fill masked_fill_ matmul max maximum mean
+    min minimum mm mul mul_ multiply native_layer_norm ne neg new_ones new_zeros ones ones_like pad permute pow
     reciprocal relu remainder repeat reshape reshape_as round rsqrt rsub scaled_dot_product_attention scatter select
     sigmoid sign silu sin size slice softmax split split_with_sizes sqrt squeeze stack sub sum t tanh to topk
     transpose tril triu type_as unbind unsqueeze unsqueeze_ view view_as where zeros zeros_like

@@ -151,32 +151,32 @@ class Encoder(nn.Module):
         for number, layer in enumerate(self.encoder.layer):
             if keeping.layer_config is not None and number not in keeping.layer_config:
                 continue
-            attended, probabilities = self._attend(layer, hidden, mask)
+            gathered, probabilities = self._attend(layer.attention.self, hidden, mask)
             if survivors is not None and survivors.drops(number):
-                attended = self._drop(survivors, number, attended, probabilities, hidden)
+                gathered, hidden = self._drop(survivors, number, probabilities, gathered, hidden)
                 mask = survivors.mask
-            hidden = self._feed_forward(layer, attended)
+            hidden = self._transform(layer, gathered, hidden)
             states.append(hidden)
             seen.append(probabilities)
         last = self.arithmetic.leave(hidden)
         self.passed = None if survivors is None else survivors.passed(last, layers)
         return last if survivors is None else survivors.restored(last), states, seen
 
-    def _drop(self, survivors: Survivors, number: int, attended: Any, probabilities: Any, before: Any) -> Any:
-        step = self.arithmetic
+    def _drop(self, survivors: Survivors, number: int, probabilities: Any, *values: Any) -> tuple[Any, ...]:
+        # As soon as the choice is known: published code makes it after the attention's output, of each token by itself.
+        step, (_, before) = self.arithmetic, values
         move = survivors.drop(number, step.leave(probabilities), lambda: step.leave(before))
-        return step.over_tokens(attended, move)
+        return tuple(step.over_tokens(value, move) for value in values)
 
-    def _attend(self, layer: Any, hidden: Any, mask: Tensor | None) -> tuple[Any, Any]:
+    def _attend(self, attention: Any, hidden: Any, mask: Tensor | None) -> tuple[Any, Any]:
         step = self.arithmetic
-        attention, output = layer.attention.self, layer.attention.output
         query, key, value = step.project(attention, hidden)
         probabilities = step.softmax(attention, step.scores(attention, query, key), mask)
-        gathered = step.context(attention, probabilities, value)
-        return step.add_norm(output, step.linear(output.dense, gathered), hidden), probabilities
+        return step.context(attention, probabilities, value), probabilities
 
-    def _feed_forward(self, layer: Any, attended: Any) -> Any:
-        step = self.arithmetic
+    def _transform(self, layer: Any, gathered: Any, hidden: Any) -> Any:
+        step, output = self.arithmetic, layer.attention.output
+        attended = step.add_norm(output, step.linear(output.dense, gathered), hidden)
         inner = step.activate(layer.intermediate, step.linear(layer.intermediate.dense, attended))
         return step.add_norm(layer.output, step.linear(layer.output.dense, inner), attended)
 

@@ -36,7 +36,7 @@ class Survivors:
         self._keeping = keeping
         self._lengths = lengths
         self._width = int(embedded.shape[1])  # a tracer gives a tensor
-        self._moves: _Moves = _OneHot(self._width) if keeping.selection == "one-hot" else _Gather()
+        self._moves: _Moves = (_OneHot if keeping.selection == "one-hot" else _Gather)(self._width)
         self._restored: Tensor | None = None
         self._passed: Tensor | None = None
 
@@ -55,11 +55,12 @@ class Survivors:
         Returns:
             What moves the rows of any [B, c, ...] that go on to the front, and leaves the others out.
         """
+        received = significance(probabilities)
         if self._keeping.restored:
             self._restored = self._put(self._restored, before())
-        self._passed = self._put(self._passed, self._count(probabilities, layer))
+        self._passed = self._put(self._passed, self._count(received, layer))
         self._width = self._lengths[layer]
-        scores = self._ranked(significance(probabilities))
+        scores = self._ranked(received)
         move = self._moves.choose(most_significant(scores, self._width, keep_first=self._keeping.always_keep_cls_token))
         if self.mask is not None:
             self.mask = self._moves.mask(self.mask)
@@ -117,9 +118,14 @@ class _Moves(Protocol):
 
 
 class _Gather:
-    """By index: gather, and a scatter that overwrites."""
+    """By index: whole vectors are selected, and copied to their places.
 
-    def __init__(self) -> None:
+    Args:
+        tokens: How many there are at first.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = self._width = tokens
         self._kept: Any = None
         self._places: Any = None
 
@@ -127,7 +133,8 @@ class _Gather:
         """See _Moves."""
         self._kept = kept
         self._places = kept if self._places is None else self._places.gather(1, kept)
-        return lambda rows: rows.gather(1, _across(kept, rows))
+        chosen, self._width = _flat(kept, self._width), int(kept.shape[1])
+        return lambda rows: rows.flatten(0, 1).index_select(0, chosen).view(*kept.shape, -1)
 
     def mask(self, mask: Tensor) -> Tensor:
         """See _Moves."""
@@ -143,8 +150,8 @@ class _Gather:
 
     def put(self, whole: Tensor, rows: Tensor) -> Tensor:
         """See _Moves."""
-        overwritten: Tensor = whole.scatter(1, _across(self._places, rows), rows)
-        return overwritten
+        places = _flat(self._places, self._tokens)
+        return whole.flatten(0, 1).index_copy(0, places, rows.flatten(0, 1)).view(whole.shape)
 
 
 class _OneHot:
@@ -189,8 +196,12 @@ class _OneHot:
         return overwritten
 
 
-def _across(places: Tensor, rows: Tensor) -> Tensor:
-    return places[:, :, None].expand(-1, -1, rows.shape[2])
+def _flat(places: Tensor, tokens: int) -> Tensor:
+    """Places among the tokens of a row, [B, k], as places among those of all rows."""
+    rows = int(places.shape[0])  # a tracer gives a tensor
+    if rows > 1:
+        places = places + torch.arange(0, rows * tokens, tokens, device=places.device)[:, None]
+    return places.flatten()
 
 
 def _in_order(like: Tensor) -> Tensor:

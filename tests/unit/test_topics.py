@@ -281,7 +281,7 @@ def test_a_seed_says_what_training_gives(
 
 def test_training_goes_on_from_the_rows_not_seen(made: Callable[[str], Dataset]) -> None:
     rows = made("sections-128").train[:10]
-    drawn = [row for batch in topics_training._batches(rows, Recipe(steps=5, batch=4), 0) for row in batch]
+    drawn = [row for batch in topics_training.batches(rows, 5, 4, 0) for row in batch]
     texts = [row["text"] for row in drawn]
     assert {*texts[:10]} == {*texts[10:]} == {row["text"] for row in rows}
     assert texts[:10] != texts[10:]
