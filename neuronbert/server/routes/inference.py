@@ -15,7 +15,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from neuronbert._version import __version__
-from neuronbert.engine import IDS
+from neuronbert.pieces import IDS
 from neuronbert.server import scores
 from neuronbert.server.exchange import EMBEDDING, Exchange, Open, as_json
 from neuronbert.server.refusals import Refusal
@@ -23,7 +23,7 @@ from neuronbert.server.refusals import Refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from neuronbert.engine import Want
+    from neuronbert.pieces import Want
     from neuronbert.server.served import Served
 
 # Clients of this protocol send no content type.
@@ -138,7 +138,7 @@ async def _outputs(exchange: Exchange, model: Served, rows: list[dict[str, Any]]
     want: Want = "masks" if task == "fill-mask" else "reading"
     found = await exchange.ask(model, rows, want, "refuse" if want == "masks" else "windows")
     if want == "masks":
-        fill = model.engine.fill
+        fill = model.engine.texts.fill
         found = await model.tokenizing(lambda: [[fill(mask, 5) for mask in masks] for masks in found])
     return [as_json(reply).decode() for reply in found]
 
