@@ -1,94 +1,41 @@
-"""One artifact as a server runs it: rows are tokenized, and batches of pieces of them answered, from several threads.
+"""One artifact as a server runs it: batches of pieces are answered in worker processes, from several threads.
 
 Owns: Engine. Knows nothing of HTTP, nor of which pieces come together.
 """
 
 from __future__ import annotations
 
-import copy
-import threading
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 from torch import nn
 
-from neuronbert import answers, decoding, hub, tokenization, windows
+from neuronbert import answers, decoding, hub
 from neuronbert.artifact import Artifact
 from neuronbert.backends.base import ANYWHERE, Placement
-from neuronbert.checkpoint import read_json
-from neuronbert.errors import InputRangeError, NotServedError, RowTooLongError, TextError
+from neuronbert.errors import NotServedError
+from neuronbert.pieces import Candidates, Texts
 from neuronbert.pooling import SentenceEncoder
-from neuronbert.sentences import MODULES, PROMPTS, TEXTS, after_program
-from neuronbert.windows import Window
+from neuronbert.sentences import MODULES, after_program
 from neuronbert.workers.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from torch import Tensor
 
     from neuronbert.decoding import Call, Row
+    from neuronbert.pieces import Piece, Want
     from neuronbert.shapes import StaticShape
     from neuronbert.workers.crew import Health
-
-Want = Literal["vector", "tokens", "logits", "masks", "reading"]
-"""What of a program's outputs is asked for: a vector of the text, one of each token, the logits of labels, candidates
-for each mask, or what the task's own reader takes."""
-Cut = Literal["refuse", "right", "left", "windows"]
-"""What becomes of a row that is longer than the programs."""
 
 TASKS: Final = (
     *("feature-extraction", "sentence-embedding", "text-classification"),
     *("token-classification", "question-answering", "fill-mask"),
 )
-IDS: Final = "ids"
-"""In place of a text, a row may hold token ids under this name, special tokens included."""
 MOST_CANDIDATES: Final = 100
-MOST_DECODED: Final = 100_000
-"""Token ids that are decoded at once."""
-_CHARACTERS_A_TOKEN: Final = 250
-"""No more of a text is tokenized than its last token could reach, as in text-embeddings-inference."""
-_STRIDE: Final = 4
-"""Neighbouring windows share a quarter of what a window holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What goes into a program as one row: a row, or a window of it.
-
-    Attributes:
-        row: The row.
-        window: Its tokens.
-        want: What of the outputs is asked for.
-    """
-
-    row: Row
-    window: Window
-    want: Want
-
-    def __len__(self) -> int:
-        return len(self.window)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The likeliest tokens for one mask, best first.
-
-    Attributes:
-        ids: Their ids.
-        scores: Their chances.
-        text: The ids of the text that the mask is in.
-        place: Where in them it is.
-    """
-
-    ids: list[int]
-    scores: list[float]
-    text: list[int]
-    place: int
+"""Tokens that are told for a mask."""
 
 
 class Engine:
@@ -99,9 +46,7 @@ class Engine:
 
     Attributes:
         artifact: The same.
-        limit: Tokens of a row at most.
-        prompts: What sentence-transformers puts before texts, by name.
-        default_prompt: What it puts before them if none is named.
+        texts: What is done to texts before they run.
 
     Raises:
         NotServedError: there are no routes for its task.
@@ -116,18 +61,10 @@ class Engine:
         self.artifact = artifact
         self.task = manifest.task
         self.shapes = manifest.shapes
-        self._tokenizer = tokenization.require(artifact.path)
-        self._local = threading.local()
+        self.texts = Texts(artifact)
+        self._tokenizer = self.texts.tokenizer()  # of this thread, which only asks it for its special tokens
         self._settings = answers.settings(artifact.config())
         self._pooling = _pooling(artifact)
-        texts = _read(artifact.path / TEXTS)
-        prompts = _read(artifact.path / PROMPTS)
-        longest = max(shape.sequence_length for shape in manifest.shapes)
-        made_for = texts.get("max_seq_length")
-        self.limit = min(longest, made_for) if type(made_for) is int and made_for > 0 else longest
-        self._lower = texts.get("do_lower_case") is True
-        self.prompts: dict[str, str] = prompts.get("prompts") or {}
-        self.default_prompt = self.prompts.get(prompts.get("default_prompt_name") or "")
         self._pool: Pool | None = None
 
     @classmethod
@@ -201,98 +138,6 @@ class Engine:
             raise AssertionError("start comes first")  # noqa: TRY003  no caller's fault
         return self._pool
 
-    def tokenizer(self) -> Any:
-        """The calling thread's own: one tokenizer is not for several threads."""
-        if not hasattr(self._local, "tokenizer"):
-            self._local.tokenizer = copy.deepcopy(self._tokenizer)
-        return self._local.tokenizer
-
-    def prepare(self, rows: Sequence[Row], want: Want, cut: Cut) -> list[list[Piece]]:
-        """The pieces of each row.
-
-        Args:
-            rows: As the task takes them; or, where a vector or logits are wanted, {"ids": [...]}.
-            want: What is asked for.
-            cut: What becomes of rows that are too long.
-
-        Raises:
-            TextError: a row can't be answered; it says which.
-        """
-        given = [place for place, row in enumerate(rows) if IDS in row]
-        texts = [place for place, row in enumerate(rows) if IDS not in row]
-        pieces: list[list[Piece]] = [[] for _ in rows]
-        for place in given:
-            pieces[place] = [Piece(rows[place], self._given(rows[place][IDS], place, cut), want)]
-        if texts:
-            try:
-                found = self._tokenized([self._shortened(rows[place], cut) for place in texts], cut)
-            except TextError as error:
-                raise error.of_row(texts[error.row]) from None
-            for place, of_row in zip(texts, found, strict=True):
-                pieces[place] = [Piece(rows[place], window, want) for window in of_row]
-        return pieces
-
-    def _given(self, ids: list[int], place: int, cut: Cut) -> Window:
-        highest = self.artifact.manifest.inputs[0].maximum
-        if min(ids) < 0 or max(ids) > highest:
-            raise InputRangeError("inputs", min(ids), max(ids), highest)
-        if len(ids) > self.limit and cut == "refuse":
-            raise RowTooLongError(len(ids), self.limit).of_row(place)
-        return Window.whole(_Given(ids[-self.limit :] if cut == "left" else ids[: self.limit]))
-
-    def _shortened(self, row: Row, cut: Cut) -> Row:
-        lower = self._lower and self.task in ("feature-extraction", "sentence-embedding")
-        most = self.limit * _CHARACTERS_A_TOKEN
-        if not lower and (cut in ("windows", "refuse") or all(len(text) <= most for text in row.values())):
-            return row
-        sides: dict[Cut, Callable[[str], str]] = {"right": lambda text: text[:most], "left": lambda text: text[-most:]}
-        shorten = sides.get(cut, str)
-        return {name: shorten(text.lower() if lower else text) for name, text in row.items()}
-
-    def _tokenized(self, rows: Sequence[Row], cut: Cut) -> list[list[Window]]:
-        tokenizer = self.tokenizer()
-        tokenizer.truncation_side = "left" if cut == "left" else "right"
-        longest = self.limit if cut in ("left", "right") else None
-        items = [item for (item,) in answers.tokenize(self.task, tokenizer, rows, max_length=longest)]
-        for place, window in enumerate(items):
-            if len(window) > self.limit and cut == "refuse":
-                raise RowTooLongError(len(window), self.limit).of_row(place)
-        if cut != "windows":
-            return [[item] for item in items]
-        return [self._windows(place, item) for place, item in enumerate(items)]
-
-    def _windows(self, place: int, whole: Window) -> list[Window]:
-        side = answers.READERS[self.task].cut
-        try:
-            around = len(whole) - len(whole.stretch(side))
-            return windows.cut(whole.encoding, side, self.limit, max(0, self.limit - around) // _STRIDE)
-        except TextError as error:
-            raise error.of_row(place) from None
-
-    def tokens(self, texts: Sequence[str], *, special: bool) -> list[list[dict[str, Any]]]:
-        """What each text is tokenized to: id, text, whether it is special, and its place in the text if it isn't.
-
-        Raises:
-            InvalidTextError: a text is no Unicode.
-        """
-        for text in texts:
-            answers.check_encodable("text", text)
-        tokenizer = self.tokenizer()
-        encodings = tokenizer(list(texts), add_special_tokens=special, verbose=False).encodings
-        return [_listed(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
-
-    def decode(self, lists: Sequence[list[int]], *, skip_special: bool) -> list[str]:
-        """The text of each list of token ids.
-
-        Raises:
-            InputRangeError: the vocabulary doesn't have one.
-        """
-        highest = self.artifact.manifest.inputs[0].maximum
-        for ids in lists:
-            if max(ids) > highest:
-                raise InputRangeError("ids", min(ids), max(ids), highest)
-        return [self.tokenizer().decode(ids, skip_special_tokens=skip_special) for ids in lists]
-
     def run(self, shape: StaticShape, pieces: Sequence[Piece]) -> list[Any]:
         """What is wanted of each piece, in one call of one program.
 
@@ -350,37 +195,10 @@ class Engine:
             for found, scores, place in zip(top.indices.tolist(), top.values.tolist(), places, strict=True)
         ]
 
-    def fill(self, candidates: Candidates, most: int) -> list[dict[str, Any]]:
-        """The best of the candidates for a mask, each with its token, its chance and the text that it makes."""
-        tokenizer = self.tokenizer()
-        filled = []
-        for number, score in zip(candidates.ids[:most], candidates.scores, strict=False):
-            text = [*candidates.text[: candidates.place], number, *candidates.text[candidates.place + 1 :]]
-            words = {
-                "token_str": tokenizer.decode([number]),
-                "sequence": tokenizer.decode(text, skip_special_tokens=True),
-            }
-            filled.append({"score": score, "token": number, **words})
-        return filled
-
     def merge(self, row: Row, parts: Sequence[Any]) -> Any:
         """The answer to a row from what its pieces told, where "reading" was wanted; else what the one piece told."""
         merge = answers.READERS[self.task].merge
         return merge(row, parts) if merge else parts[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """Token ids that a caller gave, in place of a tokenizer's encoding."""
-
-    ids: list[int]
-
-    @property
-    def type_ids(self) -> list[int]:
-        return [0] * len(self.ids)
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class _Pooling(SentenceEncoder):
@@ -396,22 +214,7 @@ class _Hidden(nn.Module):
         return {"last_hidden_state": last_hidden_state}
 
 
-def _listed(text: str, encoding: Any) -> list[dict[str, Any]]:
-    # Places are counted in bytes of UTF-8, as in text-embeddings-inference.
-    sizes = [0, *accumulate(len(character.encode()) for character in text)]
-    tokens = []
-    parts = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
-    for number, token, special, (start, stop) in parts:
-        place = {} if special else {"start": sizes[start], "stop": sizes[stop]}
-        tokens.append({"id": number, "text": token if special else text[start:stop], "special": bool(special), **place})
-    return tokens
-
-
 def _pooling(artifact: Artifact) -> _Pooling | None:
     if artifact.manifest.task != "feature-extraction" or not (artifact.path / MODULES).is_file():
         return None
     return _Pooling(after_program(artifact.path)).eval()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

@@ -19,7 +19,7 @@ from neuronbert.server.exchange import Site, as_json
 from neuronbert.server.guard import NOTES, Guard
 from neuronbert.server.meters import Meters
 from neuronbert.server.refusals import Refusal, body, refused
-from neuronbert.server.routes import huggingface, openai, operations, tei
+from neuronbert.server.routes import cohere, huggingface, inference, openai, operations, tei
 from neuronbert.server.served import Served
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from neuronbert.engine import Engine
     from neuronbert.server.settings import Settings
 
+_BINARY = "Binary tensors are not taken: send them as JSON (binary_data=False)."
 _FAILED = "Something unexpected went wrong. The server's log says what, under the x-request-id of this response."
 
 
@@ -66,7 +67,7 @@ def create_app(
         max_body_size=settings.max_body,
     )
     app.state.site = site
-    for module in (operations, tei, openai, huggingface):
+    for module in (operations, tei, openai, huggingface, cohere, inference):
         app.include_router(module.router)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
@@ -105,6 +106,8 @@ async def _refuse_error(request: Request, error: Any) -> Response:
 async def _refuse_content(request: Request, error: Any) -> Response:
     """What a body lacks; without what it holds."""
     first = error.errors()[0]
+    if "inference-header-content-length" in request.headers:
+        return _answered(request, Refusal(415, "Validation", _BINARY))
     if first["type"] == "json_invalid":
         return _answered(request, Refusal(400, "Validation", "The body is not JSON."))
     if "json" not in request.headers.get("content-type", ""):

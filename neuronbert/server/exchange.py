@@ -22,7 +22,7 @@ from neuronbert.server.served import Answers, Question, Served
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from neuronbert.engine import Cut, Want
+    from neuronbert.pieces import Cut, Want
     from neuronbert.server.meters import Meters
     from neuronbert.server.settings import Settings
 

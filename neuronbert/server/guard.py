@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("neuronbert.server")
 
-OPEN: Final = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics", "/openapi.json"})
+OPEN: Final = frozenset(
+    {"/health", "/livez", "/readyz", "/ping", "/metrics", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
+)
 """What needs no key: what probes and scrapers ask."""
 NOTES: Final = "neuronbert.notes"
 """In a request's scope: what the log line is to say of it besides."""

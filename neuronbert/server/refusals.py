@@ -65,8 +65,8 @@ def body(path: str, refusal: Refusal) -> dict[str, Any]:
     """A refusal in the form of the protocol that a path is of."""
     if path.startswith("/v1/"):
         return {"message": refusal.message, "code": refusal.status, "type": refusal.kind}
-    if path.startswith("/v2/rerank"):
+    if path == "/v2/rerank":
         return {"message": refusal.message}
-    if path.startswith("/v2"):
+    if path == "/v2" or path.startswith("/v2/"):
         return {"error": refusal.message}
     return {"error": refusal.message, "error_type": refusal.kind}

@@ -19,7 +19,8 @@ from neuronbert.server.scheduler import Limits, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from neuronbert.engine import Cut, Engine, Piece, Want
+    from neuronbert.engine import Engine
+    from neuronbert.pieces import Cut, Piece, Want
     from neuronbert.server.meters import Meters
     from neuronbert.server.scheduler import Batch, Request
     from neuronbert.server.settings import Settings
@@ -139,7 +140,7 @@ class Served:
             self.engine.start(workers=settings.workers, timeout=settings.call_timeout, first_core=first_core)
 
         await asyncio.get_running_loop().run_in_executor(None, load)
-        await self.tokenizing(self.engine.tokenizer)
+        await self.tokenizing(self.engine.texts.tokenizer)
         self.ready = True
 
     async def stop(self) -> None:
@@ -192,7 +193,7 @@ class Served:
     async def _answer(self, request: Request, question: Question) -> Answers:
         asked = _Asked(asyncio.get_running_loop().create_future(), 0, Times())
         pieces: list[list[Piece]] = await self.tokenizing(
-            lambda: self.engine.prepare(question.rows, question.want, question.cut)
+            lambda: self.engine.texts.prepare(question.rows, question.want, question.cut)
         )
         asked.times.tokenization = monotonic() - asked.begun
         slots = [[_Slot(asked, piece) for piece in of_row] for of_row in pieces]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ PATIENCE = 30.0
 @pytest.fixture(scope="module")
 def server(exported: Callable[..., Path]) -> Iterator[tuple[str, Site]]:
     artifact = exported("sentence-embedding", StaticShape(1, 16), StaticShape(4, 16), StaticShape(4, 48))
-    settings: dict[str, Any] = {"limits": LIMITS, "timeout": 2.0, "health_timeout": 0.3, "body_timeout": 0.3}
-    with served({"embed": artifact}, api_key="s3cret", **settings) as (url, site):
+    with served({"embed": artifact}, api_key="s3cret", limits=LIMITS) as (url, site):
         yield url, site
 
 
@@ -127,13 +127,17 @@ def test_what_a_client_has_left_does_not_run(
     assert "left" not in gate.texts
 
 
-def test_what_is_late_does_not_run(client: httpx.Client, model: Served, gate: Gate) -> None:
+def test_what_is_late_does_not_run(
+    client: httpx.Client, model: Served, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_settings", replace(model._settings, timeout=1.0))
     with ThreadPoolExecutor(3) as several:
         late = [several.submit(embed, client, f"late {number}") for number in range(3)]
         responses = [answer.result() for answer in late]
     assert [response.status_code for response in responses] == [504] * 3
     assert all(response.headers["retry-after"] for response in responses)
     assert sum(model.waiting.values()) == 0
+    monkeypatch.undo()
     gate.open.set()
     assert embed(client, "in time").status_code == 200
     assert len([text for text in gate.texts if text.startswith("late")]) == 2  # which ran when their time was up
@@ -166,7 +170,7 @@ def test_what_nobody_expected_is_logged_and_not_told(
     def fail(*_: Any) -> None:
         raise KeyError("/home/secret")
 
-    monkeypatch.setattr(model.engine, "prepare", fail)
+    monkeypatch.setattr(model.engine.texts, "prepare", fail)
     with caplog.at_level(logging.INFO, "neuronbert.server"):
         response = client.post("/embed", json={"inputs": "a"}, headers={"x-request-id": "this-one"})
         wait_until(lambda: any(record.exc_info for record in caplog.records))
@@ -194,6 +198,7 @@ def test_a_worker_that_hangs_is_unhealthy_in_time(
     client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hanging = threading.Event()
+    monkeypatch.setattr(model, "_settings", replace(model._settings, health_timeout=0.3))
     monkeypatch.setattr(model.engine, "probe", lambda: hanging.wait(PATIENCE))
     time.sleep(1.0)
     try:
@@ -202,6 +207,7 @@ def test_a_worker_that_hangs_is_unhealthy_in_time(
         assert client.get("/livez").status_code == 200
     finally:
         hanging.set()
+        monkeypatch.undo()
     wait_until(lambda: client.get("/health").status_code == 200)
 
 
@@ -215,7 +221,8 @@ def test_a_key_is_asked_for_but_of_probes(server: tuple[str, Site]) -> None:
             assert stranger.get(path).status_code == 200
 
 
-def test_a_body_that_does_not_arrive_is_given_up(server: tuple[str, Site]) -> None:
+def test_a_body_that_does_not_arrive_is_given_up(server: tuple[str, Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server[1], "settings", replace(server[1].settings, body_timeout=0.3))
     host, port = server[0].removeprefix("http://").split(":")
     head = f"POST /embed HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY['authorization']}\r\n"
     with socket.create_connection((host, int(port)), PATIENCE) as slow:

@@ -277,6 +277,89 @@ class TestHuggingFace:
         assert "entailment" in refused(client, "/", 424, model="classify", inputs="a", candidate_labels=["b"])["error"]
 
 
+def test_cohere_rerank(client: httpx.Client) -> None:
+    expected = post(client, "/rerank", model="rank", query="bread", texts=TEXTS)
+    found = post(client, "/v2/rerank", model="rank", query="bread", documents=TEXTS, top_n=2)
+    assert same(found["results"], [{"index": rank["index"], "relevance_score": rank["score"]} for rank in expected[:2]])
+    assert set(refused(client, "/v2/rerank", 400, model="rank", query="a", documents=[])) == {"message"}
+    refused(client, "/v2/rerank", 422, model="rank", query="a", documents=["b"], max_tokens_per_doc=5)
+
+
+def tensor(name: str, data: list[Any]) -> dict[str, Any]:
+    kind = "INT64" if isinstance(data[0], list) else "BYTES"
+    return {"name": name, "shape": list(np.shape(data)), "datatype": kind, "data": data}
+
+
+class TestOpenInference:
+    def infer(self, client: httpx.Client, model: str, *inputs: dict[str, Any], status: int = 200) -> Any:
+        response = client.post(f"/v2/models/{model}/infer", json={"id": "7", "inputs": list(inputs)})
+        assert response.status_code == status, response.text
+        return response.json()
+
+    def test_embedding(self, client: httpx.Client) -> None:
+        found = self.infer(client, "features", tensor("text", TEXTS))
+        assert {**found, "outputs": ()} == {"model_name": "features", "model_version": "1", "id": "7", "outputs": ()}
+        (output,) = found["outputs"]
+        expected = post(client, "/embed", model="features", inputs=TEXTS, normalize=False)
+        assert (output["name"], output["datatype"], output["shape"]) == ("embedding", "FP32", [3, 32])
+        assert np.allclose(np.reshape(output["data"], (3, 32)), expected, atol=1e-5)
+        tokens = post(client, "/tokenize", model="features", inputs=TEXTS)
+        longest = max(map(len, tokens))
+        ids = [[token["id"] for token in row] + [0] * (longest - len(row)) for row in tokens]
+        masks = [[1] * len(row) + [0] * (longest - len(row)) for row in tokens]
+        again = self.infer(client, "features", tensor("input_ids", ids), tensor("attention_mask", masks))
+        assert np.allclose(again["outputs"][0]["data"], output["data"], atol=1e-5)
+
+    def test_other_tasks(self, client: httpx.Client) -> None:
+        pair = tensor("text", TEXTS[:1]), tensor("text_pair", TEXTS[1:2])
+        (output,) = self.infer(client, "classify", *pair)["outputs"]
+        raw = post(client, "/predict", model="classify", inputs=TEXTS[:2], raw_scores=True)
+        assert sorted(output["data"], reverse=True) == pytest.approx([label["score"] for label in raw], abs=1e-5)
+        asked = tensor("question", [QUESTION["question"]]), tensor("context", [QUESTION["context"]])
+        (output,) = self.infer(client, "ask", *asked)["outputs"]
+        assert same(json.loads(output["data"][0]), post(client, "/", model="ask", inputs=QUESTION))
+        (output,) = self.infer(client, "fill", tensor("text", ["It [MASK]."]))["outputs"]
+        assert same(json.loads(output["data"][0])[0], post(client, "/", model="fill", inputs="It [MASK]."))
+
+    def test_what_there_is(self, client: httpx.Client) -> None:
+        assert client.get("/v2").json()["name"] == "neuronbert"
+        assert client.get("/v2/health/live").json() == {"live": True}
+        assert client.get("/v2/health/ready").json() == {"ready": True}
+        assert client.get("/v2/models/embed/versions/1/ready").json() == {"name": "embed", "ready": True}
+        assert client.get("/v2/models/ask").json()["inputs"] == [
+            {"name": "question", "datatype": "BYTES", "shape": [-1]},
+            {"name": "context", "datatype": "BYTES", "shape": [-1]},
+        ]
+        for path in ("/v2/models/nothing", "/v2/models/embed/versions/2"):
+            assert client.get(path).status_code == 404
+
+    @pytest.mark.parametrize(
+        "inputs",
+        [
+            [],
+            [tensor("nothing", TEXTS)],
+            [tensor("text", TEXTS), tensor("text", TEXTS)],
+            [tensor("text", TEXTS), tensor("text_pair", TEXTS[:1])],
+            [{**tensor("text", TEXTS), "shape": [2]}],
+            [{**tensor("text", TEXTS), "datatype": "INT64"}],
+            [tensor("input_ids", TEXTS)],
+            [tensor("text", TEXTS[:1]), tensor("input_ids", [[1]])],
+            [tensor("attention_mask", [[1]])],
+            [tensor("input_ids", [[1]]), tensor("attention_mask", [[0]])],
+            [{**tensor("input_ids", [[1, 2]]), "data": [[[1, 2]]]}],
+        ],
+    )
+    def test_refusals(self, client: httpx.Client, inputs: list[Any]) -> None:
+        assert set(self.infer(client, "features", *inputs, status=400)) == {"error"}
+
+    def test_binary_data_is_refused(self, client: httpx.Client) -> None:
+        described = json.dumps({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES"}]}).encode()
+        headers = {"inference-header-content-length": str(len(described))}
+        content = described + b"\x01\x00\x00\x00a"
+        response = client.post("/v2/models/embed/infer", content=content, headers=headers)
+        assert (response.status_code, set(response.json())) == (415, {"error"})
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "kind"),
     [

@@ -1,18 +1,26 @@
-"""What probes, scrapers and load balancers ask.
+"""What probes, scrapers, load balancers and people ask.
 
-Owns: who is live, ready and healthy. Live: the process answers. Ready: every program of every model has run, and the
-server wasn't told to end. Healthy: ready, and a worker of every model answers in time.
+Owns: the page for browsers; who is live, ready and healthy. Live: the process answers. Ready: every program of every
+model has run, and the server wasn't told to end. Healthy: ready, and a worker of every model answers in time.
 """
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from neuronbert.server.exchange import Open
 from neuronbert.server.refusals import Refusal
+
+_PAGE: Final = Path(__file__).parents[1] / "page.html"
+_POLICY: Final = (
+    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 router = APIRouter(tags=["operations"])
 
@@ -32,8 +40,15 @@ async def ready(exchange: Open) -> Response:
     return Response()
 
 
-@router.get("/health")
 @router.get("/")
+async def root(request: Request, exchange: Open) -> Response:
+    """For browsers a page to try a model and to watch the queue; for everybody else as /health."""
+    if "text/html" in request.headers.get("accept", ""):
+        return Response(_PAGE.read_bytes(), media_type="text/html", headers={"content-security-policy": _POLICY})
+    return await health(exchange)
+
+
+@router.get("/health")
 async def health(exchange: Open) -> Response:
     """Whether every model's workers answer: a call goes through one, unless one was answered in the last second."""
     site = exchange.site

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from neuronbert._version import __version__
-from neuronbert.engine import IDS, MOST_DECODED
+from neuronbert.pieces import IDS, MOST_DECODED
 from neuronbert.server import scores
 from neuronbert.server.exchange import EMBEDDING, Exchange, Open, as_json
 from neuronbert.server.refusals import Refusal
@@ -21,7 +21,7 @@ from neuronbert.server.refusals import Refusal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from neuronbert.engine import Cut
+    from neuronbert.pieces import Cut
     from neuronbert.server.served import Served
 
 CLASSIFYING: Final = ("text-classification",)
@@ -171,7 +171,7 @@ async def tokenize(asked: Tokenize, exchange: Open) -> Response:
     rows = prompted(model, texts, asked.prompt_name)
     exchange.characters = sum(map(len, texts))
     given = [row["text"] for row in rows]
-    found = await model.tokenizing(lambda: model.engine.tokens(given, special=asked.add_special_tokens))
+    found = await model.tokenizing(lambda: model.engine.texts.tokens(given, special=asked.add_special_tokens))
     return exchange.reply(found)
 
 
@@ -185,7 +185,7 @@ async def decode(asked: Decode, exchange: Open) -> Response:
     if sum(map(len, lists)) > MOST_DECODED:
         raise Refusal(422, "Validation", f"`ids` must have at most {MOST_DECODED} in all")
     skip = asked.skip_special_tokens
-    return exchange.reply(await model.tokenizing(lambda: model.engine.decode(lists, skip_special=skip)))
+    return exchange.reply(await model.tokenizing(lambda: model.engine.texts.decode(lists, skip_special=skip)))
 
 
 @router.get("/info", response_model=dict[str, Any])
@@ -200,7 +200,7 @@ async def info(exchange: Open) -> Response:
         "served_model_name": first.name,
         "model_type": _model_type(first),
         "max_concurrent_requests": settings.limits.rows,
-        "max_input_length": first.engine.limit,
+        "max_input_length": first.engine.texts.limit,
         "max_batch_tokens": max(shape.tokens for shape in first.engine.shapes),
         "max_batch_requests": max(shape.batch_size for shape in first.engine.shapes),
         "max_client_batch_size": settings.max_client_batch_size,
@@ -238,10 +238,10 @@ def prompted(model: Served, inputs: Input | Sequence[Input], name: str | None) -
         Refusal: there is none of that name.
     """
     engine = model.engine
-    if name is not None and name not in engine.prompts:
-        listed = ", ".join(engine.prompts) or "none"
+    if name is not None and name not in engine.texts.prompts:
+        listed = ", ".join(engine.texts.prompts) or "none"
         raise Refusal(422, "Validation", f"`prompt_name` is not one of the model's prompts: {listed}")
-    prompt = engine.default_prompt if name is None else engine.prompts[name]
+    prompt = engine.texts.default_prompt if name is None else engine.texts.prompts[name]
     single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], int))
     listed_inputs: Any = [inputs] if single else inputs
     return [{"text": (prompt or "") + given} if isinstance(given, str) else {IDS: given} for given in listed_inputs]
