@@ -102,8 +102,8 @@ if TYPE_CHECKING:
     from neuronbert.sentence_transformer import NeuronTransformer as NeuronTransformer
     from neuronbert.shapes import StaticShape as StaticShape
     from neuronbert.spec import ExportSpec as ExportSpec
-    from neuronbert.tuning.search import SearchSpec as SearchSpec
     from neuronbert.tuning.search import search_lengths as search_lengths
+    from neuronbert.tuning.spec import SearchSpec as SearchSpec
     from neuronbert.tuning.training import LengthDrop as LengthDrop
     from neuronbert.validation import validate as validate
     from neuronbert.workers.pool import Pool as Pool
@@ -178,7 +178,8 @@ _HOMES = {
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),
-    "tuning.search": ("SearchSpec", "search_lengths"),
+    "tuning.search": ("search_lengths",),
+    "tuning.spec": ("SearchSpec",),
     "tuning.training": ("LengthDrop",),
     "validation": ("validate",),
     "workers.pool": ("Pool",),
