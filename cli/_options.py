@@ -31,6 +31,20 @@ Bucket = Annotated[
 ]
 
 
+def check_picture(name: str, path: Path) -> None:
+    """Refuse a file that no picture can be drawn into, before there is anything to draw.
+
+    Raises:
+        InvalidOptionError: it is no .svg file, or its folder isn't there.
+        MissingPackageError: nothing can be drawn here.
+    """
+    from neuronbert import pictures
+
+    if path.suffix != ".svg" or path.is_dir() or not path.parent.is_dir():
+        raise InvalidOptionError(name, str(path), "an .svg file in a folder that is there")
+    pictures.require()
+
+
 def sizes(name: str, text: str) -> tuple[int, ...]:
     """The whole numbers in "128" or "32,64,128", each 1 or more."""
     try:

@@ -21,6 +21,7 @@ from .commands.predict import predict
 from .commands.push import push_to_hub
 from .commands.quantize import quantize
 from .commands.search_lengths import search_lengths
+from .commands.serve import serve
 from .commands.validate import validate
 
 _REFUSED: Final[type[Any]] = typer.BadParameter.__bases__[0]
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 for command in (
     *(check, export, validate, bench, predict, inspect, push_to_hub, convert_megatron, doctor),
-    *(quantize, kernels, search_lengths),
+    *(quantize, kernels, search_lengths, serve),
 ):
     app.command()(reported()(command))
 caching = typer.Typer(help="See, clear and check the programs that are kept to be copied.", no_args_is_help=True)

@@ -93,15 +93,15 @@ if TYPE_CHECKING:
     from neuronbert.preflight.flight import check as check
     from neuronbert.preflight.report import PreflightReport as PreflightReport
     from neuronbert.publishing import publish as publish
-    from neuronbert.quantized import QuantizationPlan as QuantizationPlan
+    from neuronbert.quantization.plan import QuantizationPlan as QuantizationPlan
     from neuronbert.quantized import quantize as quantize
-    from neuronbert.quantized import save_quantized as save_quantized
-    from neuronbert.quantized import trainable as trainable
     from neuronbert.report import ValidationReport as ValidationReport
     from neuronbert.sentence_transformer import NeuronSentenceTransformer as NeuronSentenceTransformer
     from neuronbert.sentence_transformer import NeuronTransformer as NeuronTransformer
     from neuronbert.shapes import StaticShape as StaticShape
     from neuronbert.spec import ExportSpec as ExportSpec
+    from neuronbert.trained import save_quantized as save_quantized
+    from neuronbert.trained import trainable as trainable
     from neuronbert.tuning.search import search_lengths as search_lengths
     from neuronbert.tuning.spec import SearchSpec as SearchSpec
     from neuronbert.tuning.training import LengthDrop as LengthDrop
@@ -174,10 +174,12 @@ _HOMES = {
     "preflight.flight": ("check",),
     "preflight.report": ("PreflightReport",),
     "publishing": ("publish",),
-    "quantized": ("QuantizationPlan", "quantize", "save_quantized", "trainable"),
+    "quantization.plan": ("QuantizationPlan",),
+    "quantized": ("quantize",),
     "report": ("ValidationReport",),
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),
+    "trained": ("save_quantized", "trainable"),
     "tuning.search": ("search_lengths",),
     "tuning.spec": ("SearchSpec",),
     "tuning.training": ("LengthDrop",),

@@ -218,6 +218,15 @@ def _check_text(name: str, text: object, expected: str) -> None:
         raise NotATextError(name, text, expected)
     if not text.strip():
         raise EmptyTextError(name)
+    check_encodable(name, text)
+
+
+def check_encodable(name: str, text: str) -> None:
+    """Refuse a text that no tokenizer takes.
+
+    Raises:
+        InvalidTextError: it holds a lone surrogate.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -108,15 +108,16 @@ def fidelity(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance
     return Tolerance(cosine, limit, limit, reason, QUANTIZATION_COST.overlap, scale)
 
 
-def exactness(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tolerance:
+def exactness(pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]], cast: Tolerance) -> Tolerance:
     """What an output of a program of integers alone is held to, against its reference: the same integers.
 
     Args:
         pairs: Of every call: the reference's output, that of the model in float, and the mask as for `measure`.
+        cast: What a head in float is held to under the program's auto-cast.
     """
     scale = max(size(exact, mask) for _, exact, mask in pairs)
     reason = "the integers are the same; a head behind them is of floats, which other kernels add in another order"
-    return replace(_FP32, reason=reason, scale=scale)
+    return replace(cast, reason=reason, scale=scale)
 
 
 def problem(output: Tensor, reference: Tensor) -> str:

@@ -7,12 +7,14 @@
     │   │   SequenceExceedsPositionsError, DeviceMemoryError
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
-    │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError, SearchChangedError
+    │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError, SearchChangedError,
+    │   │   NotServedError, RequestTooLargeError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
     │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, NotATextError,
-    │           EmptyTextError, InvalidTextError, QuestionTooLongError, NoMaskError)
+    │           EmptyTextError, InvalidTextError, RowTooLongError, QuestionTooLongError,
+    │           NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CalibrationError, UncalibratedError
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError, SchemeError,
@@ -23,7 +25,7 @@
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
-    │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError)
+    │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError), OverloadedError
     │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
@@ -312,6 +314,23 @@ class SearchChangedError(UsageError):
         )
 
 
+class NotServedError(UsageError):
+    """An artifact that the server has no routes for."""
+
+    def __init__(self, name: str, task: str, served: Sequence[str]) -> None:
+        super().__init__(
+            f"{name} is for {task}, which is not served. Served are: {_listed(served)}. "
+            f"Answer it with: neuronbert predict {name}."
+        )
+
+
+class RequestTooLargeError(UsageError):
+    """A request that a server has no room for even when it is idle."""
+
+    def __init__(self, what: str, got: int, limit: int) -> None:
+        super().__init__(f"The request has {got} {what}, and at most {limit} are held at a time. Send it in parts.")
+
+
 class InputError(UsageError, ValueError):
     """A call's tensors or texts can't be used."""
 
@@ -466,6 +485,13 @@ class InvalidTextError(TextError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The {name} is not valid Unicode: it holds a lone surrogate.")
+
+
+class RowTooLongError(TextError):
+    """A row that is longer than every program, where it may not be cut."""
+
+    def __init__(self, got: int, limit: int) -> None:
+        super().__init__(f"It has {got} tokens, and may have {limit}. Shorten it, or allow it to be truncated.")
 
 
 class QuestionTooLongError(TextError):
@@ -783,6 +809,18 @@ class NoTokenizerError(UnavailableError):
             f"{path} has no tokenizer, so it takes no texts: its checkpoint had none. "
             "Save one beside the checkpoint's config.json and export again."
         )
+
+
+class OverloadedError(UnavailableError):
+    """A server that has enough to do already.
+
+    Attributes:
+        retry_after: Seconds until it has worked off what it holds.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"The server is overloaded. Try again in {retry_after} s.")
+        self.retry_after = retry_after
 
 
 class LoweringUnavailableError(UnavailableError):

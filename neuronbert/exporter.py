@@ -125,11 +125,11 @@ def _build(
     randomly = spec.allow_random_weights
     loaded = modeling.load(checkpoint, spec.task, quantization=spec.quantization, allow_random_weights=randomly)
     loaded = modeling.keep_tokens(loaded, spec.keeping(spec.task, checkpoint.config))
+    loaded = modeling.as_computed(loaded, spec.quantization, integers=_is_integer(spec))
     notes = _check_memory(spec, loaded, backend) if backend != "cpu" else ()
     examples = {shape: inputs.example(loaded.inputs, shape) for shape in spec.shapes}
     progress("compiling " + ", ".join(shape.name for shape in spec.shapes))
-    head = modeling.as_integers(loaded, spec.quantization) if _is_integer(spec) else loaded.head
-    compiled = compiler.compile(head, examples, spec, folder)
+    compiled = compiler.compile(loaded.head, examples, spec, folder)
     with ThreadPoolExecutor(1) as aside:  # the two long digests, side by side; torch needs both cores before
         digest = aside.submit(checkpoint.weights_sha256)
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -153,7 +153,14 @@ def _is_integer(spec: ExportSpec) -> bool:
 
 
 def _without_casts(spec: ExportSpec) -> ExportSpec:
-    """What a program of integers leaves to cast: nothing, which is what is recorded."""
+    """What a program of integers leaves to cast: nothing, which is what is recorded; or no more than bytes survive."""
+    if spec.quantization == "ibert" and spec.target != "cpu":
+        if spec.auto_cast == "all":
+            raise InvalidOptionError(
+                "auto_cast", spec.auto_cast, "'matmul' or 'none': integers carried in fp32 need it"
+            )
+        if spec.auto_cast == "matmul" and spec.auto_cast_type == "fp8_e4m3":
+            raise InvalidOptionError("auto_cast_type", spec.auto_cast_type, "a type that holds the integers of 8 bits")
     if not _is_integer(spec):
         return spec
     if spec.auto_cast == "all":

@@ -170,14 +170,22 @@ def load(
     )
 
 
-def as_integers(loaded: LoadedHead, quantization: str) -> EncoderHead:
-    """A simulated head as one that computes with integers; the simulated one is used up.
+def as_computed(loaded: LoadedHead, quantization: str, *, integers: bool) -> LoadedHead:
+    """A simulated head as what is compiled; the simulated one is used up.
+
+    Args:
+        loaded: The head, simulated if it is quantized.
+        quantization: How, or "none": then it is compiled as it is.
+        integers: The target has products of integers; where it hasn't, they are carried in fp32.
 
     Raises:
         SimulatedOnlyError: something is quantized as the integer kernels can't.
+        IntegerRangeError: a size leaves fp32 no room for exact sums.
     """
-    head: EncoderHead = METHODS[quantization].integers(loaded.head)
-    return head
+    if quantization == "none":
+        return loaded
+    method = METHODS[quantization]
+    return replace(loaded, head=(method.integers if integers else method.floats)(loaded.head))
 
 
 def load_encoder(checkpoint: Checkpoint) -> Encoder:

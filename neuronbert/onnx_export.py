@@ -37,6 +37,7 @@ _EXTRA: Final = "onnx"
 _STATIC: Final = (
     "neuronbert where tokens are dropped: how many is fixed for rows of a length, and a model.onnx takes any"
 )
+_NO_INTEGERS: Final = "'none' for an ONNX file of this checkpoint in float: ONNX has no operators for I-BERT's integers"
 
 
 def export_onnx(
@@ -64,8 +65,6 @@ def export_onnx(
         UnavailableError: the model or the disk isn't there.
     """
     checker = _checker()
-    if spec.quantization == "ibert":
-        raise InvalidOptionError("quantization", spec.quantization, "'qdq' or 'none' for an ONNX file")
     found = sources.opened(spec.model, revision=spec.revision, token=token, progress=progress)
     with found as (_, checkpoint), staged(output, owned=lambda _: None, overwrite=False) as folder:
         task = canonical_task(spec.task, checkpoint)
@@ -76,6 +75,8 @@ def export_onnx(
         if spec.keeping(task, checkpoint.config) is not None:
             raise InvalidOptionError("format", "onnx", _STATIC)
         method = checkpoint.quantization(spec.quantization)
+        if method == "ibert":
+            raise InvalidOptionError("quantization", method, _NO_INTEGERS)
         progress("loading the weights")
         loaded = modeling.load(checkpoint, task, quantization=method, allow_random_weights=spec.allow_random_weights)
         head = paired(loaded.head) if method == "qdq" else loaded.head

@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 
 SAMPLE: Final = "sample"
 """In place of a file: passages of the documentation that comes with Python."""
+_TEXTS: Final = "feature-extraction"
+"""The task whose rows are a text."""
 _BATCH: Final = 8
 _LEAST_PASSAGE: Final = 200
 """Characters. What is shorter is a heading or a rule of a grammar."""
 
 
 def read(
-    task: str, data: str | os.PathLike[str] | Iterable[Mapping[str, Any] | str]
+    task: str, data: str | os.PathLike[str] | Iterable[Mapping[str, Any] | str], *, plain: bool = False
 ) -> Iterator[list[tuple[str, ...]]]:
     """What is tokenized for each row: a text, or a pair; of a row with choices, a pair for each.
 
     Args:
         task: Of the head: it says what a row's texts are called.
         data: A file (see `rows.stream`), "-" for stdin, rows, texts, or "sample".
+        plain: A row of one text and nothing else will do, also for a task that takes more.
 
     Raises:
         MissingFileError: there is no such file.
@@ -43,24 +46,28 @@ def read(
             for text in sample():
                 yield [(text,)]
         else:
-            yield from _read_file(task, os.fspath(data))
+            yield from _read_file(task, os.fspath(data), plain=plain)
         return
     for place, item in enumerate(data):
         row = {"text": item} if isinstance(item, str) else item
         try:
-            answers.check(task, row)
+            yield _pairs(task, row, plain=plain)
         except TextError as error:
             raise error.of_row(place) from None
-        yield answers.pairs_of(task, row)
 
 
-def _read_file(task: str, path: str) -> Iterator[list[tuple[str, ...]]]:
+def _read_file(task: str, path: str, *, plain: bool) -> Iterator[list[tuple[str, ...]]]:
     for number, row in rows.stream(path):
         try:
-            answers.check(task, row)
+            yield _pairs(task, row, plain=plain)
         except TextError as error:
             raise DataFileError(path, number, str(error).rstrip(".")) from error
-        yield answers.pairs_of(task, row)
+
+
+def _pairs(task: str, row: Mapping[str, Any], *, plain: bool) -> list[tuple[str, ...]]:
+    kind = _TEXTS if plain and set(row) == {"text"} else task
+    answers.check(kind, row)
+    return answers.pairs_of(kind, row)
 
 
 def sample() -> Iterator[str]:

@@ -26,6 +26,9 @@ OLD_MODEL_TYPE: Final = "qdqbert"
 
 CalibrationMethod = Literal["max", "percentile", "mse", "entropy"]
 CALIBRATION_METHODS: Final[tuple[CalibrationMethod, ...]] = get_args(CalibrationMethod)
+RangeMethod = Literal["learned", "max", "percentile", "mse", "entropy"]
+"""Each that chooses a range from what one quantizer saw, and learning them all from what the model answers."""
+RANGE_METHODS: Final[tuple[RangeMethod, ...]] = get_args(RangeMethod)
 QuantizerName = Annotated[str, Field(pattern=r"^layer\.[0-9]{1,4}(\.[a-z_]+)+$", max_length=120)]
 
 _PER_ROW: Final = "only weights have a range for each output channel, so inputs must have axis null"
@@ -57,7 +60,7 @@ PER_CHANNEL: Final = Descriptor(axis=0)
 class Calibration(Data):
     """Where the ranges are from."""
 
-    method: CalibrationMethod
+    method: RangeMethod
     percentile: Annotated[float, Field(gt=0, le=100)] | None = None
     rows: Annotated[int, Field(ge=1)]
 

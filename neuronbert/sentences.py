@@ -192,6 +192,16 @@ def following(folder: Path) -> list[tuple[str, Path]]:
     return [(kind, path) for kind, path, _ in _listed(folder, LOADER.rpartition(".")[2])]
 
 
+def after_program(folder: Path) -> tuple[Module, ...]:
+    """The same modules, read.
+
+    Raises:
+        UnsupportedFeatureError: as in `following`.
+        CheckpointCorruptError: one of its files can't be used.
+    """
+    return tuple(module for *_, module in _listed(folder, LOADER.rpartition(".")[2]))
+
+
 def _read(folder: Path) -> tuple[Module, ...]:
     return tuple(module for _, _, module in _listed(folder, "Transformer"))
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from bench_calibration import calibration
 from bench_calls import call, choice, load
 from bench_cpu import cpu
 from bench_exports import cached, checks, exports, memory, size
 from bench_int8 import int8
 from bench_megatron import megatron
 from bench_pool import pool
+from bench_scheduler import scheduler
 from bench_starts import doctor, imports, neff
 from bench_texts import texts
 
@@ -27,8 +29,10 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "load": load,
     "cpu": cpu,
     "int8": int8,
+    "calibration": calibration,
     "texts": texts,
     "pool": pool,
+    "scheduler": scheduler,
     "import": imports,
     "doctor": doctor,
     "export": exports,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from neuronbert.backends.base import Program
     from neuronbert.spec import AutoCast
 
-Unit = Literal["x", "%", "us", "ms", "s", "MiB", "GFLOP/s", ""]
+Unit = Literal["x", "%", "us", "ms", "s", "/s", "MiB", "GFLOP/s", ""]
 Candidate = Callable[[float], list[float]]
 """Calls something for so many seconds, at least once, and says how long each call took."""
 
@@ -48,6 +48,7 @@ _FORMATS: Final[Mapping[Unit, str]] = {
     "us": "{:.0f} us",
     "ms": "{:.1f} ms",
     "s": "{:.3f} s",
+    "/s": "{:.0f} /s",
     "MiB": "{:.1f} MiB",
     "GFLOP/s": "{:.0f} GFLOP/s",
     "": "{:.0f}",

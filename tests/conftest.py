@@ -19,9 +19,10 @@ os.environ["NEURONBERT_CACHE_LIMIT"] = "0"
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -30,6 +31,31 @@ from neuronbert import ExportSpec, StaticShape
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 SENTENCE_FILES = ("modules.json", "1_Pooling/config.json")
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
+
+
+class Done(NamedTuple):
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
+    """Runs a command line in this process, which saves its imports; what is written past Python is captured as well."""
+    from cli.app import main
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["neuronbert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capfd.readouterr()
+        return Done(int(ended.value.code or 0), captured.out, captured.err)
+
+    held = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, held)
 
 
 @pytest.fixture(scope="session")

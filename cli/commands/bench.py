@@ -10,7 +10,7 @@ from neuronbert.errors import DataFileError, InvalidOptionError
 from neuronbert.shapes import StaticShape
 
 from .. import _output
-from .._options import FolderArgument, Json, Token, sizes
+from .._options import FolderArgument, Json, Token, check_picture, sizes
 
 if TYPE_CHECKING:
     from neuronbert import BenchReport
@@ -81,21 +81,18 @@ def bench(
     for warning in found.warnings:
         _output.note(f"Warning: {warning}")
     if plot is not None:
+        from neuronbert import pictures
         from neuronbert.benchmark import plots
 
-        plots.save(found, plot)
+        pictures.save(plots.draw(found), plot)
 
 
 def _check_plot(path: Path | None, artifact: Path) -> None:
     if path is None:
         return
-    if path.suffix != ".svg" or path.is_dir() or not path.parent.is_dir():
-        raise InvalidOptionError("--plot", str(path), "an .svg file in a folder that is there")
+    check_picture("--plot", path)
     if path.resolve().is_relative_to(artifact.resolve()):
         raise InvalidOptionError("--plot", str(path), "a file outside the artifact")
-    from neuronbert.benchmark import plots
-
-    plots.require()
 
 
 def _texts(path: Path) -> list[str]:

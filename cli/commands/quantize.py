@@ -3,14 +3,18 @@
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuronbert.errors import MissingOptionError
+from neuronbert.errors import InvalidOptionError, MissingOptionError
 
 from .. import _output
-from .._options import Json, Revision, Token
+from .._options import Json, Revision, Token, check_picture
+
+if TYPE_CHECKING:
+    from neuronbert.quantized import Quantized
+    from neuronbert.schemes import Descriptor
 
 _SHOWN = 10
 
@@ -32,7 +36,9 @@ def quantize(
     method: Annotated[
         str | None,
         typer.Option(
-            help="How ranges are chosen: max, percentile, mse or entropy.", show_default="qdq: percentile, ibert: mse"
+            help="How ranges are chosen: max, percentile, mse or entropy, of what each place sees; or learned, of what "
+            "the model answers, which takes several times as long.",
+            show_default="qdq: learned, ibert: mse",
         ),
     ] = None,
     percentile: Annotated[
@@ -59,6 +65,11 @@ def quantize(
             metavar="LOSS",
         ),
     ] = None,
+    input_bits: Annotated[int, typer.Option(help="Of what layers are given; other than 8 is simulated only.")] = 8,
+    weight_bits: Annotated[int, typer.Option(help="Of their weights; other than 8 is simulated only.")] = 8,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the noise of each place over the layers.", metavar="FILE.svg")
+    ] = None,
     revision: Revision = None,
     token: Token = None,
     json_: Json = False,
@@ -69,6 +80,8 @@ def quantize(
     """
     if data is None:
         raise MissingOptionError("--data", "--data texts.jsonl, or --data sample")
+    if plot is not None:
+        _check_plot(plot, quantization)
     with _output.progress() as progress:
         from neuronbert import QuantizationPlan
         from neuronbert import quantize as run
@@ -77,20 +90,49 @@ def quantize(
         given |= {"quantization": quantization, "force_dequant": force_dequant}
         given |= {} if percentile is None else {"percentile": percentile}
         given |= {"qat_steps": qat_steps, "learn_ranges": learn_ranges, "sensitivity": sensitivity}
+        given |= {"inputs": _bits("--input-bits", input_bits)}
+        given |= {"weights": _bits("--weight-bits", weight_bits, axis=0)}
         plan = QuantizationPlan(keep_float=tuple(keep_float or ()), **given)
         done = run(model, output, data, plan, revision=revision, token=token, progress=progress)
     if json_:
         scheme = done.scheme.model_dump(mode="json")
         _output.as_json({**asdict(done), "path": str(done.path), "scheme": scheme})
     else:
-        noisy = sorted(done.noises, key=lambda item: -item.noise)[:_SHOWN]
-        rows_ = [[i.name, f"{i.range:.4g}", f"{i.largest:.4g}", f"{i.clipped:.4%}", f"{i.noise:.2%}"] for i in noisy]
-        if rows_:
-            _output.table(["noisiest quantizers", "range", "largest", "clipped", "noise"], rows_)
-        if done.costs:
-            _output.table(["costliest places", "loss"], [[c.name, f"{c.loss:.3g}"] for c in done.costs[:_SHOWN]])
-        _output.data(f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} rows")
+        _show(done)
+    if plot is not None:
+        from neuronbert import pictures
+        from neuronbert.quantization import plots
+
+        pictures.save(plots.draw(done.noises, model), plot)
     if sensitivity is not None:
         kept_float = " ".join(f"--keep-float {name}" for name in done.proposed)
         _output.note(f"For a loss of {sensitivity:g} at most: {kept_float or 'nothing has to stay in float'}")
     _output.note(f"Next: neuronbert export --model {shlex.quote(str(done.path))} OUTPUT")
+
+
+def _check_plot(path: Path, quantization: str) -> None:
+    check_picture("--plot", path)
+    if quantization != "qdq":
+        raise InvalidOptionError("--plot", str(path), f"left out: {quantization} has no noise of single places to draw")
+
+
+def _bits(option: str, bits: int, **kind: Any) -> "Descriptor":
+    from neuronbert.schemes import Descriptor
+
+    try:
+        return Descriptor(num_bits=bits, **kind)
+    except ValueError:
+        raise InvalidOptionError(option, bits, "from 2 to 16") from None
+
+
+def _show(done: "Quantized") -> None:
+    noisy = sorted(done.noises, key=lambda item: -item.noise)[:_SHOWN]
+    if noisy:
+        rows = [[i.name, f"{i.range:.4g}", f"{i.largest:.4g}", f"{i.clipped:.4%}", f"{i.noise:.2%}"] for i in noisy]
+        _output.table(["noisiest quantizers", "range", "largest", "clipped", "noise"], rows)
+    if done.costs:
+        _output.table(["costliest places", "loss"], [[c.name, f"{c.loss:.3g}"] for c in done.costs[:_SHOWN]])
+    _output.data(f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} rows")
+    if done.losses:
+        before, after = done.losses
+        _output.data(f"hidden states move by {after:.2%} of their variance; {before:.2%} before the ranges learned")

@@ -1,6 +1,7 @@
 """The steps of the encoder on pairs: integers, and the scale that they are to be multiplied by.
 
-Owns: IntegerArithmetic. Knows nothing of how the modules that it calls were made (layers.py).
+Owns: IntegerArithmetic. Knows nothing of how the modules that it calls were made, nor of what holds their
+integers.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import torch
 
 from neuronbert.encoder.arithmetic import by_head
 from neuronbert.errors import UnsupportedFeatureError
-from neuronbert.integers import steps
-from neuronbert.integers.layers import PROBABILITY
+from neuronbert.integers.dequantized import PROBABILITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ class Integers:
     """Integers with their scale.
 
     Attributes:
-        values: int8, uint8 or int32.
+        values: int8, uint8 or int32; or whole numbers in fp32, where they are carried so (carriers.py).
         scale: What one of them stands for.
     """
 
@@ -35,7 +35,7 @@ class Integers:
 
 
 class IntegerArithmetic:
-    """I-BERT's arithmetic; its sites are the modules of layers.py."""
+    """I-BERT's arithmetic; its sites are the modules of layers.py, or of carriers.py."""
 
     def embed(self, site: Any, given: Mapping[str, Tensor | None]) -> Integers:
         """See Arithmetic."""
@@ -55,7 +55,7 @@ class IntegerArithmetic:
 
     def scores(self, site: Any, query: Integers, key: Integers) -> Integers:
         """See Arithmetic."""
-        return Integers(steps.scores(query.values, key.values), site.scores)
+        return Integers(site.products_of(query.values, key.values), site.scores)
 
     def softmax(self, site: Any, scores: Integers, mask: Tensor | None) -> Integers:
         """See Arithmetic. A token is attended to where the mask adds nothing to its score."""
@@ -64,7 +64,7 @@ class IntegerArithmetic:
 
     def context(self, site: Any, probabilities: Integers, value: Integers) -> Integers:
         """See Arithmetic."""
-        return Integers(steps.context(probabilities.values, value.values, site.by_context), site.scale)
+        return Integers(site.gathered(probabilities.values, value.values), site.scale)
 
     def linear(self, site: Any, hidden: Integers) -> Integers:  # noqa: ARG002  the port's
         """See Arithmetic. It is what is given: the step that follows multiplies, too, so that no sum leaves it."""

@@ -79,7 +79,7 @@ def check(
         keeping = spec.keeping(task, checkpoint.config)
         method = checkpoint.quantization(spec.quantization)
         loaded = modeling.load(checkpoint, task, quantization=method, allow_random_weights=spec.allow_random_weights)
-        loaded = modeling.keep_tokens(loaded, keeping)
+        loaded = modeling.as_computed(modeling.keep_tokens(loaded, keeping), method, integers=False)
     copies = 1 if backend == "torchneuron" else len(spec.shapes)  # it has one set of weights for all programs
     case = Case(target, Graph(()), positions=checkpoint.max_sequence_length, lnc=spec.lnc, copies=copies)
     flight = _Flight(case, loaded, hlo_python)

@@ -17,7 +17,8 @@ from neuronbert.errors import CheckpointCorruptError
 from neuronbert.integers import ranges
 from neuronbert.integers.arithmetic import INTEGERS
 from neuronbert.integers.calibration import Observing
-from neuronbert.integers.layers import FORCE_DEQUANT, convert
+from neuronbert.integers.conversion import convert
+from neuronbert.integers.dequantized import FORCE_DEQUANT
 from neuronbert.integers.ranges import Ranges
 from neuronbert.integers.training import Training
 from neuronbert.quantization import calibration

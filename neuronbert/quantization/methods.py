@@ -1,4 +1,4 @@
-"""The table of quantizations: how each makes the model that is simulated, and the one that computes with integers.
+"""The table of quantizations: how each makes the model that is simulated, and those that are compiled.
 
 Owns: METHODS. Knows nothing of targets.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert.encoder.model import install
 from neuronbert.errors import NotQuantizedError
+from neuronbert.integers.carriers import carry
 from neuronbert.quantization import ibert, placement
 from neuronbert.quantization.program import integers
 from neuronbert.quantization.qdq import QdqArithmetic
@@ -27,10 +28,12 @@ class Method:
     Attributes:
         simulate: A model of transformers and its checkpoint, to the model in quantized arithmetic on fp32 tensors.
         integers: What contains a simulated model, to the same with integer products.
+        floats: And to the same for a compiler that has none: on fp32 tensors.
     """
 
     simulate: Callable[[Any, Checkpoint], Any]
     integers: Callable[[Any], Any]
+    floats: Callable[[Any], Any]
 
 
 def _qdq(model: Any, checkpoint: Checkpoint) -> Any:
@@ -43,6 +46,6 @@ def _qdq(model: Any, checkpoint: Checkpoint) -> Any:
 
 
 METHODS: Final[Mapping[str, Method]] = {
-    "qdq": Method(_qdq, integers),
-    "ibert": Method(ibert.simulate, lambda head: head),
+    "qdq": Method(_qdq, integers, lambda head: head),
+    "ibert": Method(ibert.simulate, lambda head: head, carry),
 }

@@ -7,6 +7,7 @@ the modelling code of QDQBERT in transformers 4.34.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, Uncali
 from neuronbert.quantization.quantizers import Quantizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -77,6 +78,27 @@ def attach(model: Any, scheme: Scheme) -> dict[str, Quantizer]:
 def of(model: Any) -> dict[str, Quantizer]:
     """The quantizers that hang in a model, by name."""
     return {module.name: module for module in model.modules() if isinstance(module, Quantizer)}
+
+
+@contextmanager
+def switches(model: Any) -> Iterator[dict[str, Quantizer]]:
+    """The quantizers of a model; those that are switched on or off in the block are as they were after it."""
+    quantizers = of(model)
+    before = {name: quantizer.enabled for name, quantizer in quantizers.items()}
+    try:
+        yield quantizers
+    finally:
+        for name, quantizer in quantizers.items():
+            quantizer.enabled = before[name]
+
+
+def ranges_of(model: Any) -> dict[str, Tensor]:
+    """The ranges of the quantizers that quantize, by name.
+
+    Raises:
+        UncalibratedError: one of them was never set.
+    """
+    return {name: quantizer.amax() for name, quantizer in of(model).items() if quantizer.enabled}
 
 
 def select(names: Iterable[str], patterns: Sequence[str], option: str) -> tuple[str, ...]:

@@ -91,6 +91,10 @@ class Quantizer(nn.Module):
         """Set the range: a scalar, or one value for each row of a weight, as [rows, 1]."""
         self._amax = amax.detach().clone().float()
 
+    def follow(self, amax: Tensor) -> None:
+        """Quantize with a range that something else computes, and pass gradients on to it."""
+        self._amax = amax
+
     def learn(self) -> None:
         """Make the range a parameter, which training moves with the weights.
 

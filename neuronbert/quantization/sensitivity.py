@@ -6,7 +6,6 @@ quantizers of its input and its weight, or one other quantizer; its name is what
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import torch
 from neuronbert.quantization import placement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+    from collections.abc import Callable, Mapping, Sequence, Set
 
     from torch import Tensor
 
@@ -85,7 +84,7 @@ def costs(model: Any, batches: Sequence[Batch], progress: Callable[[int, int], N
     """
     places = _places(model)
     found = []
-    with _switches(model):
+    with placement.switches(model):
         wanted = _answers(model, batches, places, set())
         for done, name in enumerate(places, start=1):
             found.append(Cost(name, _distance(_answers(model, batches, places, {name}), wanted)))
@@ -104,7 +103,7 @@ def proposal(model: Any, batches: Sequence[Batch], ranked: Sequence[Cost], limit
     """
     places = _places(model)
     low, high = 0, len(ranked)
-    with _switches(model):
+    with placement.switches(model):
         wanted = _answers(model, batches, places, set())
         while low < high:  # the more are in float, the less is lost
             middle = (low + high) // 2
@@ -122,17 +121,6 @@ def _places(model: Any) -> dict[str, list[Quantizer]]:
             joint = attribute in (placement.INPUT, placement.WEIGHT)
             places.setdefault(owner if joint else name, []).append(quantizer)
     return places
-
-
-@contextmanager
-def _switches(model: Any) -> Iterator[None]:
-    """Whatever is switched in the block is as it was after it."""
-    before = {name: quantizer.enabled for name, quantizer in placement.of(model).items()}
-    try:
-        yield
-    finally:
-        for name, quantizer in placement.of(model).items():
-            quantizer.enabled = before[name]
 
 
 def _answers(model: Any, batches: Sequence[Batch], places: Mapping[str, list[Quantizer]], on: Set[str]) -> list[Tensor]:

@@ -1,19 +1,17 @@
 """What a search found as a picture.
 
-Owns: the SVG. The drawing is pygal's, which is an extra (`neuronbert[plot]`). Knows nothing of how anything was found.
+Owns: what is in it. Knows nothing of how anything was found.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from neuronbert import pictures
 from neuronbert.adaptive.configuration import spell
-from neuronbert.benchmark.plots import prepared, require, without_scripts
 
 if TYPE_CHECKING:
     from neuronbert.adaptive.search import Front
-
-__all__ = ["draw", "require"]
 
 
 def draw(found: Front) -> bytes:
@@ -22,7 +20,7 @@ def draw(found: Front) -> bytes:
     Raises:
         MissingPackageError: pygal isn't installed.
     """
-    pygal, style = prepared()
+    pygal, style = pictures.prepared()
     plan = found.plan
     unit = "multiply-adds" if plan.cost == "macs" else "time of a row"
     chart: Any = pygal.XY(
@@ -40,6 +38,4 @@ def draw(found: Front) -> bytes:
     )
     points = [*found.front, *([] if found.full in found.front else [found.full])]
     chart.add(plan.metric, [{"value": (p.speedup, p.score), "label": spell(p.length_config)} for p in points])
-    chart.add_xml_filter(without_scripts)
-    content: bytes = chart.render()
-    return content
+    return pictures.rendered(chart)

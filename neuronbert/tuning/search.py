@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert import answers, metrics, modeling, rows, sources, tokenization
+from neuronbert import answers, metrics, modeling, pictures, rows, sources, tokenization
 from neuronbert.adaptive.keeping import Keeping
 from neuronbert.adaptive.search import Front, Plan, Search, Trial, read_search
 from neuronbert.checkpoint import canonical_task
@@ -71,7 +71,7 @@ def search_lengths(
         DataError: the checkpoint, or the state of the search, is broken.
         UnavailableError: the model, the file, pygal or the disk isn't there.
     """
-    plots.require()
+    pictures.require()
     begun, folder = time.monotonic(), Path(output)
     progress("finding the checkpoint")
     with sources.opened(spec.model, revision=spec.revision, token=token, progress=progress) as (_, checkpoint):

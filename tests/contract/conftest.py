@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from neuronbert import Artifact, ExportSpec, StaticShape, export, sdk
-from neuronbert.backends import neuronx
+from neuronbert.backends import neuronx, torchneuron
 from neuronbert.manifest import Manifest
 from tests.contract.small import SHAPE, Small
 from tests.support import neuron
@@ -25,6 +25,9 @@ from tests.unit.builders import make_manifest
 
 DEVICE_TESTS = "NEURONBERT_TEST_TARGET"
 """The target of the Neuron device here; `make test-neuron` sets it."""
+TARGETS = ["cpu", "inf2 double", "trn2 double", "trn3 double", *(["device"] if DEVICE_TESTS in os.environ else [])]
+ONE_OF_A_KIND = [target for target in TARGETS if target != "trn2 double"]
+"""Where the library matters and not the device: the double of trn2's is that of inf2's."""
 
 
 @pytest.fixture
@@ -67,6 +70,24 @@ def forget() -> None:
     if hasattr(library, "unload"):  # only a double has it: a real one stays, as no process can import it twice
         del sys.modules["torch_neuronx"]
         library.unload()
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A target that this process can compile for and run on."""
+    name, _, double = request.param.partition(" ")
+    if name == "device":
+        return os.environ[DEVICE_TESTS]
+    host = request.getfixturevalue("host")
+    if double:
+        native = name == "trn3"
+        host(
+            name,
+            version=neuron.NATIVE if native else neuron.TRACE,
+            source="torch_native" if native else "torch_neuronx",
+        )
+        monkeypatch.setattr(torchneuron, "DEVICE", "cpu")  # the double has no device of its own
+    return name
 
 
 @pytest.fixture

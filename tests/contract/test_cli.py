@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from cli.app import main
 from neuronbert import Artifact, reference
 from neuronbert.backends import torchneuron
 from neuronbert.recipes import load
+from tests.conftest import Done
 from tests.contract.small import called, library
 from tests.support import neuron
 from tests.unit.builders import names
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
-    """Runs a command line in this process; what other code writes past Python is captured as well."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["neuronbert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capfd.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    held = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, held)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,36 +16,13 @@ import torch
 from neuronbert import Artifact, ExportSpec, NeuronAutoModel, StaticShape, errors, export, validate
 from neuronbert.architectures import TASKS
 from neuronbert.artifact import seal
-from neuronbert.backends import registry, torchneuron
+from neuronbert.backends import registry
 from neuronbert.neff import find_neffs
 from neuronbert.runtime import Session
-from tests.contract.conftest import DEVICE_TESTS
+from tests.contract.conftest import ONE_OF_A_KIND
 
 ROWS = torch.tensor([[101, 2023, 2003, 102], [101, 7592, 102, 0], [101, 3000, 2054, 102]])
 MASK = (ROWS > 0).long()
-TARGETS = ["cpu", "inf2 double", "trn2 double", "trn3 double", *(["device"] if DEVICE_TESTS in os.environ else [])]
-
-
-ONE_OF_A_KIND = [target for target in TARGETS if target != "trn2 double"]
-"""Where the library matters and not the device: the double of trn2's is that of inf2's."""
-
-
-@pytest.fixture(params=TARGETS)
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A target that this process can compile for and run on."""
-    name, _, double = request.param.partition(" ")
-    if name == "device":
-        return os.environ[DEVICE_TESTS]
-    host = request.getfixturevalue("host")
-    if double:
-        native = name == "trn3"
-        host(
-            name,
-            version="2.13.3.0" if native else "2.9.0.2.15.32035",
-            source="torch_native" if native else "torch_neuronx",
-        )
-        monkeypatch.setattr(torchneuron, "DEVICE", "cpu")  # the double has no device of its own
-    return name
 
 
 @pytest.fixture

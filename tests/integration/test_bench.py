@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from cli.app import main
 from neuronbert import BenchSpec, StaticShape, bench
 from neuronbert.artifact import Artifact, seal
 from neuronbert.benchmark import turns
 from neuronbert.errors import EmptyInputError, InvalidOptionError, NoTokenizerError, ReferenceNotFoundError
+from tests.conftest import Done
 
 SHAPES = (StaticShape(1, 16), StaticShape(4, 32))
 QUICK = BenchSpec(cores=(1,), rounds=2, seconds=0.001, warm_up=1)
 SHORT = ("--rounds", "2", "--seconds", "0.001", "--warm-up", "1", "--cores", "1")
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -37,17 +28,8 @@ def artifact(exported: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["neuronbert", "bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    held = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, held)
+def run(run: Callable[..., Done]) -> Callable[..., Done]:
+    return partial(run, "bench")
 
 
 def without_source(artifact: Path) -> Path:

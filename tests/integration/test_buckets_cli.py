@@ -7,30 +7,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from cli.app import app
 from neuronbert import Artifact, StaticShape
 from neuronbert.runtime import Session
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    def run(*arguments: object) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            app([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+from tests.conftest import Done
 
 
 @pytest.fixture
@@ -146,8 +128,8 @@ def test_what_is_given_wins_over_a_recipe(export, texts: Path, tmp_path: Path) -
         (["--bucket", "1x8", "--num-choices", "2"], 2, "used without --num-choices"),
         (["--bucket", "1x8", "--buckets-from", "TEXTS"], 2, "used without --buckets-from"),
         (["--max-buckets", "5"], 2, "used with --buckets-from"),
-        (["--buckets-from", "TEXTS", "--max-buckets", "0"], 2, "max_buckets is 0"),
-        (["--buckets-from", "TEXTS", "--max-buckets", "-1"], 2, "max_buckets is -1"),
+        (["--buckets-from", "TEXTS", "--max-buckets", "0"], 2, "--max-buckets is 0"),
+        (["--buckets-from", "TEXTS", "--max-buckets", "-1"], 2, "--max-buckets is -1"),
         (["--buckets-from", "TEXTS", "--sequence-length", "8,16"], 2, "one number with --buckets-from"),
         (["--buckets-from", "TEXTS", "--sequence-length", "65"], 2, "from 1 to the model's 64 tokens"),
         (["--buckets-from", "nowhere.jsonl"], 3, "There is no file nowhere.jsonl. See what there is with: ls ."),

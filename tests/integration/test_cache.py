@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cli.app import main
 from neuronbert import (
     Artifact,
     Cache,
@@ -29,7 +28,7 @@ from neuronbert import (
     modeling,
     validate,
 )
-from tests.conftest import save_tiny
+from tests.conftest import Done, save_tiny
 from tests.unit.builders import names
 from tests.unit.jobs import same_stat
 
@@ -153,39 +152,21 @@ def test_models_that_are_exported_when_they_are_loaded_use_it(place: Place, monk
 # The command line.
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
 def command(
-    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Done]]:
-    """Runs a command line in this process, with a cache in the test's folder; CHECKPOINT is a small checkpoint."""
+    run: Callable[..., Done], tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Done]:
+    """Runs a command line with a cache in the test's folder; CHECKPOINT is a small checkpoint."""
     monkeypatch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("NEURONBERT_CACHE_LIMIT")
-
-    def run(*arguments: object) -> Done:
-        given = [str(tiny("fill-mask") if word == "CHECKPOINT" else word) for word in arguments]
-        monkeypatch.setattr(sys, "argv", ["neuronbert", *given])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    held = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, held)
+    return lambda *given: run(*(tiny("fill-mask") if word == "CHECKPOINT" else word for word in given))
 
 
 EXPORT = ("export", "--model", "CHECKPOINT", "--sequence-length", "16")
 
 
 def test_a_copy_imports_no_framework(command, tiny, tmp_path: Path) -> None:
-    assert command(*EXPORT, tmp_path / "made").returncode == 0
+    assert command(*EXPORT, tmp_path / "made").code == 0
     line = [sys.executable, "-X", "importtime", "-m", "cli", "export", "--model", str(tiny("fill-mask"))]
     arguments = [*line, "--sequence-length", "16", str(tmp_path / "copied")]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
@@ -198,22 +179,22 @@ def test_a_copy_imports_no_framework(command, tiny, tmp_path: Path) -> None:
 
 def test_the_command_line_lists_checks_and_clears_it(command, tmp_path: Path) -> None:
     done = command("cache", "ls")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == f"entries: 0, 0 B of 20 GiB, in {tmp_path / 'cache'}\n"
+    assert (done.code, done.out) == (0, "")
+    assert done.err == f"entries: 0, 0 B of 20 GiB, in {tmp_path / 'cache'}\n"
     command(*EXPORT, tmp_path / "made")
-    (row,) = json.loads(command("cache", "ls", "--json").stdout)["entries"]
+    (row,) = json.loads(command("cache", "ls", "--json").out)["entries"]
     assert (row["task"], row["target"], row["shapes"]) == ("fill-mask", "cpu", ["1x16"])
     assert row["size"] > (tmp_path / "made" / "model.neuron").stat().st_size
-    assert row["key"][:12] in command("cache", "ls").stdout
-    assert command("cache", "verify").stdout == "entries: 1, each as it was written\n"
+    assert row["key"][:12] in command("cache", "ls").out
+    assert command("cache", "verify").out == "entries: 1, each as it was written\n"
     (program,) = (tmp_path / "cache").glob("*/*/files/model.neuron")
     os.truncate(program, 1000)
     done = command("cache", "verify")
-    assert done.returncode == 1
-    assert "model.neuron was altered" in done.stdout
-    assert done.stderr.startswith("Error: 1 entry is damaged")
-    assert command("cache", "verify", "--repair").returncode == 0
-    assert command("cache", "verify").stdout == "entries: 0, each as it was written\n"
+    assert done.code == 1
+    assert "model.neuron was altered" in done.out
+    assert done.err.startswith("Error: 1 entry is damaged")
+    assert command("cache", "verify", "--repair").code == 0
+    assert command("cache", "verify").out == "entries: 0, each as it was written\n"
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -224,7 +205,7 @@ def test_a_damaged_program_is_compiled_anew_and_said_so(
     (program,) = (tmp_path / "cache").glob("*/*/files/model.neuron")
     os.truncate(program, 1000)
     done = command(*EXPORT, tmp_path / "again")
-    assert done.returncode == 0
+    assert done.code == 0
     assert "compiling anew: the cached program " in caplog.text
     Artifact.open(tmp_path / "again")
 
@@ -236,10 +217,10 @@ def test_entries_are_removed_by_key_by_age_or_all(command, tmp_path: Path) -> No
     for number in (1, 2, 3):
         command(*EXPORT, "--batch-size", number, tmp_path / f"made{number}")
     first, old, _ = sorted(keys())
-    assert command("cache", "rm", first[:20]).stdout.startswith("removed: 1, ")
+    assert command("cache", "rm", first[:20]).out.startswith("removed: 1, ")
     (record,) = (tmp_path / "cache").glob(f"*/{old}/entry.json")
     os.utime(record, (1, 1))
-    body = json.loads(command("cache", "rm", "--older-than", "12h", "--json").stdout)
+    body = json.loads(command("cache", "rm", "--older-than", "12h", "--json").out)
     assert body["removed"] == [old]
     assert body["size"] > 0
     assert len(keys()) == 1
@@ -260,18 +241,18 @@ def test_entries_are_removed_by_key_by_age_or_all(command, tmp_path: Path) -> No
 )
 def test_wrong_use_is_one_line(command, arguments: list[str], said: str) -> None:
     done = command("cache", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"Error: {said}")
-    assert done.stderr.count("\n") == 1
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"Error: {said}")
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("part", ["ls", "rm", "verify"])
 def test_every_help_has_an_example(command, part: str) -> None:
-    assert f"Example: neuronbert cache {part}" in command("cache", part, "--help").stdout
+    assert f"Example: neuronbert cache {part}" in command("cache", part, "--help").out
 
 
 def test_no_cache_leaves_it_alone(command, tmp_path: Path) -> None:
-    assert command(*EXPORT, "--no-cache", tmp_path / "made").returncode == 0
+    assert command(*EXPORT, "--no-cache", tmp_path / "made").code == 0
     assert not (tmp_path / "cache").exists()
 
 

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 import pytest
 
-from cli.app import main
 from neuronbert import Artifact, StaticShape
+from tests.support.terminals import on_a_terminal
 
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
-    """Runs a command line in this process, which saves its imports."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["neuronbert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    import signal
-
-    held = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, held)
 
 
 def test_a_line_copied_from_optimums_documentation_runs(run, minilm: Path, tmp_path: Path) -> None:
@@ -268,24 +239,10 @@ def test_the_command_line_imports_no_torch_until_it_has_to() -> None:
 
 def test_progress_is_shown_on_a_terminal_and_nowhere_else(tiny, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "cli", "export", "--model", str(tiny("fill-mask")), "--sequence-length", "16"]
-    leader, follower = pty.openpty()
-    done = subprocess.run(
-        [*line, str(tmp_path / "one")],
-        stderr=follower,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "TERM": "xterm"},
-        check=True,
-    )
-    os.close(follower)
-    shown = b""
-    try:
-        while chunk := os.read(leader, 4096):
-            shown += chunk
-    except OSError:  # the terminal is gone once all of it is read
-        pass
-    os.close(leader)
-    assert b"compiling 1x16" in shown
-    assert done.stdout.startswith(str(tmp_path / "one").encode())
+    done = on_a_terminal(*line, tmp_path / "one")
+    assert done.code == 0
+    assert "compiling 1x16" in done.terminal
+    assert done.out.startswith(str(tmp_path / "one"))
     quiet = subprocess.run([*line, str(tmp_path / "two")], capture_output=True, text=True, check=True)
     assert quiet.stderr == f"Next: neuronbert validate {tmp_path / 'two'}\n"
 

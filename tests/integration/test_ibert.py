@@ -42,8 +42,8 @@ from neuronbert.integers import saturation
 from neuronbert.integers.ranges import names
 from neuronbert.passages import sample
 from neuronbert.quantization import ibert
-from neuronbert.quantized import save_quantized, trainable
 from neuronbert.schemes import SECTION
+from neuronbert.trained import save_quantized, trainable
 from tests.support.families import CONFIGS
 
 TEXTS = list(itertools.islice(sample(), 500, 516))

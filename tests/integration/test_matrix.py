@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from neuronbert.errors import NothingRanError, ValidationFailedError
 from neuronbert.matrix import worker
 from neuronbert.matrix.schema import Cell
 from neuronbert.report import from_json
+from tests.support.terminals import on_a_terminal
 
 ROOT = Path(__file__).parents[2]
 VICTIM = '<img src=x onerror=alert(1)> & "victim\'s" | `x`'
@@ -285,21 +285,11 @@ def test_wrong_use_is_one_line_and_exit_code_2(
 
 def test_on_a_terminal_what_runs_is_shown_and_what_ended_stays(tmp_path: Path) -> None:
     file = write(tmp_path / "m.yaml", models=[{"name": "a", "config": CONFIG, "tasks": "fill-mask"}])
-    leader, follower = pty.openpty()
-    run = start("--matrix", file, "--output", tmp_path / "out", stderr=follower, env={**os.environ, "TERM": "xterm"})
-    os.close(follower)
-    shown = b""
-    try:
-        while chunk := os.read(leader, 4096):
-            shown += chunk
-    except OSError:  # the terminal is gone once all of it is read
-        pass
-    os.close(leader)
-    out, _ = run.communicate()
-    assert run.returncode == 0
-    assert b"0 of 1 cells; a/fill-mask/1x16/cpu/matmul-bf16" in shown
-    assert b"[1/1] passed   a/fill-mask/1x16/cpu/matmul-bf16" in shown
-    assert out.startswith("passed: 1 passed of 1 cells; see ")
+    done = on_a_terminal(sys.executable, "-m", "cli", "validate", "--matrix", file, "--output", tmp_path / "out")
+    assert done.code == 0
+    assert "0 of 1 cells; a/fill-mask/1x16/cpu/matmul-bf16" in done.terminal
+    assert "[1/1] passed   a/fill-mask/1x16/cpu/matmul-bf16" in done.terminal
+    assert done.out.startswith("passed: 1 passed of 1 cells; see ")
 
 
 def test_the_parent_imports_no_torch(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 from tests.support.megatron import Layout, make_model, write_folder, write_zip
+from tests.support.terminals import on_a_terminal
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "cli", "convert-megatron"]
@@ -41,22 +40,11 @@ def test_the_result_is_data_and_the_rest_is_not(checkpoint: Path, tmp_path: Path
 
 
 def test_a_bar_is_drawn_on_a_terminal(checkpoint: Path, tmp_path: Path) -> None:
-    master, slave = pty.openpty()
-    command = [*COMMAND, str(checkpoint), str(tmp_path / "out")]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env=environment, check=False)
-    os.close(slave)
-    shown = b""
-    try:
-        while block := os.read(master, 65536):
-            shown += block
-    except OSError:  # the other end was closed
-        pass
-    os.close(master)
-    assert done.returncode == 0
-    assert b"2 x 1 shards of version 2" in done.stdout
-    assert b"converting" in shown
-    assert b"167.8/167.8 kB" in shown
+    done = on_a_terminal(*COMMAND, checkpoint, tmp_path / "out", COLUMNS="100")
+    assert done.code == 0
+    assert "2 x 1 shards of version 2" in done.out
+    assert "converting" in done.terminal
+    assert "167.8/167.8 kB" in done.terminal
 
 
 @pytest.mark.parametrize(

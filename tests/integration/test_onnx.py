@@ -29,7 +29,8 @@ SHAPES = (StaticShape(1, 5),)
 def quantized(tiny, tmp_path_factory):
     def make(task="text-classification", **options):
         folder = tmp_path_factory.mktemp("onnx") / "checkpoint"
-        quantize(str(tiny(task)), folder, TEXTS, QuantizationPlan("max", **options))
+        rows = [{"text": text, "question": "Who met?", "context": text} for text in TEXTS]
+        quantize(str(tiny(task)), folder, rows, QuantizationPlan("max", **options))
         return folder
 
     return make

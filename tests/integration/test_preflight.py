@@ -7,13 +7,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cli.app import app
 from neuronbert import ExportSpec, StaticShape, check
 from neuronbert.errors import (
     InvalidOptionError,
@@ -26,6 +26,7 @@ from neuronbert.errors import (
 from neuronbert.preflight import hlo
 from neuronbert.preflight.report import to_json
 from neuronbert.preflight.rules import RULES
+from tests.conftest import Done
 
 DOUBLE = Path(__file__).parents[1] / "support" / "xla"
 SHORT = StaticShape(2, 32)
@@ -39,16 +40,8 @@ def lowering(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            app([str(argument) for argument in ("check", *arguments)])
-        except SystemExit as exit_:
-            code = exit_.code
-        captured = capsys.readouterr()
-        return int(code or 0), captured.out, captured.err
-
-    return run
+def run(run: Callable[..., Done]) -> Callable[..., Done]:
+    return partial(run, "check")
 
 
 def test_the_most_that_is_said_is_that_nothing_was_found(tiny) -> None:

@@ -28,8 +28,8 @@ from neuronbert.errors import (
 )
 from neuronbert.quantization import placement
 from neuronbert.quantization.calibration import calibrate
-from neuronbert.quantized import prepare, ranges_of
-from neuronbert.schemes import CALIBRATION_METHODS, SECTION
+from neuronbert.quantized import prepare
+from neuronbert.schemes import RANGE_METHODS, SECTION
 
 TEXTS = [
     "The harbour was quiet.",
@@ -99,7 +99,7 @@ def test_transformers_reads_it_in_float(quantized, tiny):
     assert torch.allclose(model(IDS, MASK).logits, logits(tiny("text-classification"), "none"), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", CALIBRATION_METHODS)
+@pytest.mark.parametrize("method", RANGE_METHODS)
 def test_every_method_gives_the_same_ranges_twice(tiny, tmp_path, method):
     plan = QuantizationPlan(method, keep_float=("layer.1", "layer.0.attention"))
     for name in "ab":
@@ -112,7 +112,7 @@ def test_padding_plays_no_part(tiny):
         encoder = modeling.load_encoder(Checkpoint.open(tiny("text-classification")))
         prepare(encoder, QuantizationPlan("max"))
         calibrate(encoder, batches, "max")
-        return ranges_of(encoder)
+        return placement.ranges_of(encoder)
 
     ids = torch.tensor([[101, 2023, 2003, 102, 0, 0], [101, 1037, 3231, 2003, 1037, 102]])
     mask = (ids != 0).long()
@@ -214,9 +214,15 @@ def test_data_that_gives_no_ranges_is_refused_and_nothing_is_left(tiny, tmp_path
 def test_a_file_is_read_as_the_task_reads_it(tiny, tmp_path):
     row = {"text": "When it rains", "choices": ["the street gets wet.", "the moon is full."]}
     assert list(passages.read("multiple-choice", [row])) == [[(row["text"], choice) for choice in row["choices"]]]
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "The answers are missing."}))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "The answers are missing.", "label": 1}))
     with pytest.raises(DataFileError, match=r"rows.jsonl, line 1: .* needs 'choices'"):
         quantize(str(tiny("multiple-choice")), tmp_path / "out", tmp_path / "rows.jsonl")
+
+
+def test_texts_alone_will_do_for_a_task_that_takes_more():
+    assert list(passages.read("multiple-choice", TEXTS, plain=True)) == [[(text,)] for text in TEXTS]
+    with pytest.raises(MissingTextError, match="needs 'choices'"):
+        list(passages.read("multiple-choice", TEXTS))
 
 
 def test_an_encoder_that_says_nothing_of_a_head_takes_texts(tiny, tmp_path):
@@ -306,3 +312,44 @@ def test_the_command_proposes_what_to_keep_in_float(tiny, tmp_path):
     assert done.exit_code == 0, done.output
     assert "costliest places" in done.stdout
     assert "--keep-float layer." in done.stderr
+
+
+def test_the_command_draws_what_calibration_saw(tiny, tmp_path):
+    from neuronbert_cli.app import app
+
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    data = ["--data", str(tmp_path / "texts.txt")]
+    command = ["quantize", str(tiny("text-classification")), str(tmp_path / "out"), *data]
+    for extra, said in (
+        (["--plot", str(tmp_path / "a.png")], "an .svg file"),
+        (["--plot", str(tmp_path / "missing/a.svg")], "a folder that is there"),
+        (["--plot", str(tmp_path / "a.svg"), "--quantization", "ibert"], "left out"),
+    ):
+        done = CliRunner().invoke(app, [*command, *extra])
+        assert (done.exit_code, said in done.stderr) == (2, True), done.output
+        assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(app, [*command, "--plot", str(tmp_path / "a.svg")])
+    assert done.exit_code == 0, done.output
+    assert "attention.output.add_residual" in (tmp_path / "a.svg").read_text()
+
+
+def test_other_bits_are_simulated_and_no_program_for_this_machine(tiny, tmp_path):
+    from neuronbert_cli.app import app
+
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    command = ["quantize", str(tiny("text-classification")), str(tmp_path / "out")]
+    command += ["--data", str(tmp_path / "texts.txt")]
+    for option, bits in (("--input-bits", "1"), ("--weight-bits", "17")):
+        done = CliRunner().invoke(app, [*command, option, bits])
+        assert (done.exit_code, "from 2 to 16" in done.stderr) == (2, True), done.output
+    done = CliRunner().invoke(app, [*command, "--weight-bits", "3", "--json"])
+    assert done.exit_code == 0, done.output
+    scheme = json.loads(done.stdout)["scheme"]
+    assert (scheme["inputs"]["num_bits"], scheme["weights"]["num_bits"], scheme["weights"]["axis"]) == (8, 3, 0)
+    done = CliRunner().invoke(
+        app, ["export", "--model", str(tmp_path / "out"), "--sequence-length", "32", str(tmp_path / "artifact")]
+    )
+    assert done.exit_code == 2
+    assert "8 bits" in done.stderr
+    assert "weight_quantizer" in done.stderr
+    assert not (tmp_path / "artifact").exists()

@@ -8,8 +8,11 @@ from xml.etree import ElementTree as Xml
 
 import pytest
 
+from neuronbert import pictures
 from neuronbert.benchmark import plots
 from neuronbert.errors import MissingPackageError, StorageError
+from neuronbert.quantization import plots as calibration_plots
+from neuronbert.quantization.sensitivity import Noise
 from tests.unit.builders import make_bench_report, make_case
 
 HOSTILE = '</title><script>alert(1)</script>&"'
@@ -51,10 +54,10 @@ def test_a_picture_replaces_a_file_whole_or_not_at_all(tmp_path: Path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", full)
         with pytest.raises(StorageError):
-            plots.save(make_bench_report(make_case()), path)
+            pictures.save(plots.draw(make_bench_report(make_case())), path)
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["a.svg"]
-    plots.save(make_bench_report(make_case()), path)
+    pictures.save(plots.draw(make_bench_report(make_case())), path)
     assert path.read_text().startswith("<?xml")
     assert [file.name for file in tmp_path.iterdir()] == ["a.svg"]
 
@@ -68,3 +71,22 @@ def test_without_the_drawing_library_the_error_says_how_to_get_it(monkeypatch: p
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(MissingPackageError, match="pygal"):
         plots.draw(make_bench_report(make_case()))
+
+
+def test_a_calibration_has_a_line_for_each_place_and_a_point_for_each_layer_that_has_it() -> None:
+    noises = [
+        Noise("layer.0.output.dense._input_quantizer", 4.0, 9.5, 0.0125, 0.034),
+        Noise("layer.1.output.dense._input_quantizer", 4.0, 4.0, 0.0, 0.0),
+        Noise("layer.2.output.dense._input_quantizer", 5.0, 5.0, 0.0, 0.012),
+        Noise("layer.2.attention.self.matmul_q_input_quantizer", 6.0, 6.0, 0.0, 0.5),
+    ]
+    root = Xml.fromstring(calibration_plots.draw(noises, HOSTILE))
+    told = [element.text for element in root.iter() if element.text]
+    assert [name for name in told if name in {"output.dense", "attention.self.matmul_q"}] == [
+        "output.dense",
+        "attention.self.matmul_q",
+    ]
+    assert {"range 4 of 9.5, 1.2500% clipped", "3.4 %", "1.2 %", "50 %"} <= set(told)
+    dots = [element for element in root.iter() if element.get("class", "").startswith("dot ")]
+    assert len([dot for dot in dots if dot.tag.endswith("circle")]) == 3  # no noise is no point of a logarithm
+    assert not [element.tag for element in root.iter() if element.tag.endswith("script")]

@@ -1,0 +1,79 @@
+"""neuronbert serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuronbert.errors import InvalidOptionError, MissingPackageError, first_line
+
+from .. import _output
+from .._options import Revision, Token
+
+
+def serve(
+    artifacts: Annotated[
+        list[str],
+        typer.Argument(
+            help="Artifacts: local folders or Hub ids, each called by its last part or as in NAME=ARTIFACT.",
+            metavar="ARTIFACT...",
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On which port; 0 for one that is free.")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of each model, on Neuron one to a core.")] = 1,
+    api_key: Annotated[
+        str | None, typer.Option(help="What clients must send as bearer token.", envvar="NEURONBERT_API_KEY")
+    ] = None,
+    auto_truncate: Annotated[
+        bool, typer.Option("--auto-truncate/--no-auto-truncate", help="Cut texts that are too long, or refuse them.")
+    ] = True,
+    max_concurrent_requests: Annotated[
+        int, typer.Option(min=1, help="Texts of each model that wait or run; more are refused for now.")
+    ] = 512,
+    max_client_batch_size: Annotated[int, typer.Option(min=1, help="Texts in one request.")] = 32,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request that waits is given up.")] = 30.0,
+    tokenization_workers: Annotated[int, typer.Option(min=1, help="Threads of each model that tokenize.")] = 1,
+    grace: Annotated[
+        float, typer.Option(min=0, max=60, help="Seconds that it answers on after SIGTERM, while it isn't ready.")
+    ] = 5.0,
+    revision: Revision = None,
+    token: Token = None,
+) -> None:
+    """Answer over HTTP, as text-embeddings-inference and others do.
+
+    Example: neuronbert serve minilm/
+    """
+    with _output.progress() as progress:
+        progress("opening")
+        try:
+            from neuronbert.server.process import run
+            from neuronbert.server.scheduler import Limits
+            from neuronbert.server.settings import Settings
+        except ModuleNotFoundError as error:
+            raise MissingPackageError("FastAPI", "serve", first_line(error)) from error
+        from neuronbert.engine import Engine
+
+        engines = {}
+        for name, artifact in map(_named, artifacts):
+            if name in engines:
+                raise InvalidOptionError("ARTIFACT", name, "called differently than the others, as in NAME=ARTIFACT")
+            engines[name] = Engine.find(artifact, revision=revision, token=token)
+    settings = Settings(
+        host=host,
+        port=port,
+        api_key=api_key,
+        workers=workers,
+        tokenizers=tokenization_workers,
+        limits=Limits(rows=max_concurrent_requests),
+        max_client_batch_size=max_client_batch_size,
+        auto_truncate=auto_truncate,
+        timeout=timeout,
+        grace=grace,
+    )
+    run(engines, settings)
+
+
+def _named(given: str) -> tuple[str, str]:
+    name, found, artifact = given.partition("=")
+    return (name, artifact) if found else (Path(given).resolve().name, given)

@@ -1,0 +1,133 @@
+"""The application: models behind routes.
+
+Owns: create_app: what is put together, and how errors become responses. Knows nothing of sockets or signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as RoutingError
+
+from neuronbert._version import __version__
+from neuronbert.errors import NeuronBertError
+from neuronbert.server.exchange import Site, as_json
+from neuronbert.server.guard import NOTES, Guard
+from neuronbert.server.meters import Meters
+from neuronbert.server.refusals import Refusal, body, refused
+from neuronbert.server.routes import huggingface, openai, operations, tei
+from neuronbert.server.served import Served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from starlette.types import ASGIApp
+
+    from neuronbert.engine import Engine
+    from neuronbert.server.settings import Settings
+
+_FAILED = "Something unexpected went wrong. The server's log says what, under the x-request-id of this response."
+
+
+def create_app(
+    engines: Mapping[str, Engine], settings: Settings, *, started: Callable[[Exception | None], None]
+) -> tuple[ASGIApp, Site]:
+    """The application for some models. They are loaded when it is started, and it answers 503 until they are.
+
+    Args:
+        engines: By the names that clients know them by.
+        settings: How it is set up.
+        started: Called once all are loaded, or with the error if one can't be.
+    """
+    meters = Meters()
+    models = {name: Served(name, engine, settings, meters) for name, engine in engines.items()}
+    meters.watch(list(models.values()))
+    site = Site(models, settings, meters)
+
+    @asynccontextmanager
+    async def living(_app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.ensure_future(_load(site, started))
+        try:
+            yield
+        finally:
+            loading.cancel()
+            await asyncio.gather(*(model.stop() for model in models.values()))
+
+    app = FastAPI(
+        title="neuronbert",
+        version=__version__,
+        lifespan=living,
+        docs_url=None,  # they would load their scripts from another host
+        redoc_url=None,
+        max_body_size=settings.max_body,
+    )
+    app.state.site = site
+    for module in (operations, tei, openai, huggingface):
+        app.include_router(module.router)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    return Guard(app, site), site
+
+
+async def _load(site: Site, started: Callable[[Exception | None], None]) -> None:
+    first_core = 0
+    try:
+        for model in site.models.values():
+            await model.start(first_core)
+            first_core += site.settings.workers if model.engine.on_device else 0
+    except Exception as error:  # noqa: BLE001  it ends the server, and is told where that was started
+        started(error)
+    else:
+        started(None)
+
+
+def _answered(request: Request, refusal: Refusal) -> Response:
+    if request.method == "POST":
+        request.app.state.site.meters.failures.labels(refusal.kind.lower()).inc()
+    headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
+    content = as_json(body(request.url.path, refusal))
+    return Response(content, refusal.status, headers=headers, media_type="application/json")
+
+
+async def _refuse(request: Request, refusal: Any) -> Response:
+    return _answered(request, refusal)
+
+
+async def _refuse_error(request: Request, error: Any) -> Response:
+    request.scope[NOTES]["error"] = str(error)  # for the log: not all of it is for the client
+    return _answered(request, refused(error))
+
+
+async def _refuse_content(request: Request, error: Any) -> Response:
+    """What a body lacks; without what it holds."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _answered(request, Refusal(400, "Validation", "The body is not JSON."))
+    if "json" not in request.headers.get("content-type", ""):
+        return _answered(request, Refusal(415, "Validation", "Send JSON, with `Content-Type: application/json`."))
+    place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    return _answered(request, Refusal(422, "Validation", f"`{place[:80]}`: {first['msg']}"))
+
+
+async def _refuse_route(request: Request, error: Any) -> Response:
+    answer = _answered(request, Refusal(error.status_code, "Validation", str(error.detail)))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _fail(request: Request, _error: Exception) -> Response:
+    return _answered(request, Refusal(500, "Backend", _FAILED))
+
+
+_HANDLERS: dict[Any, Any] = {
+    Refusal: _refuse,
+    NeuronBertError: _refuse_error,
+    RequestValidationError: _refuse_content,
+    HTTPException: _refuse_route,
+    RoutingError: _refuse_route,
+    Exception: _fail,
+}

@@ -1,0 +1,202 @@
+"""One request and its answer, whatever protocol they are of.
+
+Owns: Exchange: which model is meant, what is asked of it, what is told of it in headers; and that nothing is computed
+for a client that has gone. Knows nothing of any protocol's JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import orjson
+from fastapi import Depends, Request, Response
+
+from neuronbert.server.guard import NOTES
+from neuronbert.server.refusals import Refusal, unserved
+from neuronbert.server.served import Answers, Question, Served
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from neuronbert.engine import Cut, Want
+    from neuronbert.server.meters import Meters
+    from neuronbert.server.settings import Settings
+
+EMBEDDING: Final = ("feature-extraction", "sentence-embedding")
+_NAMES: Final = {
+    "x-tokenization-time": "tokenization",
+    "x-queue-time": "queue",
+    "x-inference-time": "inference",
+}
+
+
+@dataclass(eq=False, slots=True)
+class Site:
+    """What all requests share.
+
+    Attributes:
+        models: By their names, in the order in which they were given.
+        settings: The server's.
+        meters: The server's.
+        ending: Whether it was told to end: it answers still, but isn't ready.
+    """
+
+    models: dict[str, Served]
+    settings: Settings
+    meters: Meters
+    ending: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return not self.ending and all(model.ready for model in self.models.values())
+
+
+@dataclass(eq=False, slots=True)
+class Exchange:
+    """A request under way.
+
+    Attributes:
+        request: As it came.
+        site: Where it came to.
+        begun: When.
+        rows: How many texts it has.
+        characters: What they hold.
+        answers: What models answered so far.
+        model: The one that was asked last.
+    """
+
+    request: Request
+    site: Site
+    begun: float = field(default_factory=monotonic)
+    rows: int = 0
+    characters: int = 0
+    answers: list[Answers] = field(default_factory=list)
+    model: Served | None = None
+
+    def pick(self, name: str | None, tasks: Sequence[str], wanted: str) -> Served:
+        """The model that is named; or the first that has one of these tasks.
+
+        Raises:
+            Refusal: there is none of that name among several, or none for these tasks.
+        """
+        models = self.site.models
+        if name is not None and len(models) > 1:
+            if name not in models:
+                raise self.unknown()
+            models = {name: models[name]}
+        for model in models.values():
+            if model.engine.task in tasks:
+                return model
+        raise unserved(wanted, ", ".join(f"{name} is for {model.engine.task}" for name, model in models.items()))
+
+    def unknown(self) -> Refusal:
+        """What is said of a model that isn't served."""
+        return Refusal(404, "Validation", f"There is no such model. There are: {', '.join(self.site.models)}.")
+
+    def count(self, number: int) -> None:
+        """Take note of how many texts there are.
+
+        Raises:
+            Refusal: there are none, or too many.
+        """
+        self.site.meters.requests.labels("single" if number == 1 else "batch").inc()
+        self.rows = number
+        if not number:
+            raise Refusal(400, "Empty", "`inputs` cannot be empty")
+        most = self.site.settings.max_client_batch_size
+        if number > most:
+            raise Refusal(422, "Validation", f"batch size {number} > maximum allowed batch size {most}")
+
+    def cut(self, truncate: bool | None, direction: str = "right") -> Cut:
+        """What becomes of rows that are too long."""
+        asked = self.site.settings.auto_truncate if truncate is None else truncate
+        return ("left" if direction.lower() == "left" else "right") if asked else "refuse"
+
+    async def ask(self, model: Served, rows: Sequence[dict[str, Any]], want: Want, cut: Cut) -> list[Any]:
+        """What is wanted of each row.
+
+        Raises:
+            NeuronBertError: it can't be had.
+            Refusal: its time was up, or the client has gone.
+        """
+        self.model = model
+        self.characters += sum(len(value) for row in rows for value in row.values())
+        size = int(self.request.headers.get("content-length", 0)) or self.characters
+        client = self.request.client.host if self.request.client else ""
+        question = Question(rows, want, cut, client, size)
+        answering = asyncio.ensure_future(model.ask(question))
+        leaving = asyncio.ensure_future(_left(self.request))
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise Refusal(499, "Overloaded", "The client has gone.")
+            answers = answering.result()
+        finally:
+            leaving.cancel()
+            answering.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await answering
+        self.answers.append(answers)
+        return answers.values
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows that were answered."""
+        return sum(answers.tokens for answers in self.answers)
+
+    def reply(self, content: object) -> Response:
+        """The answer: data as JSON, with what it took in headers.
+
+        Raises:
+            Refusal: it holds a number that JSON has none for.
+        """
+        meters, total = self.site.meters, monotonic() - self.begun
+        meters.successes.labels("single" if self.rows == 1 else "batch").inc()
+        meters.duration.observe(total)
+        times = {
+            name: sum(getattr(answers.times, part) for answers in self.answers) / max(1, len(self.answers))
+            for name, part in _NAMES.items()
+        }
+        for meter, value in zip((meters.tokenization, meters.queueing, meters.inference), times.values(), strict=True):
+            meter.observe(value)
+        headers = {
+            "x-compute-type": "neuron" if self.model and self.model.engine.on_device else "cpu",
+            "x-compute-time": _milliseconds(total),
+            "x-compute-characters": str(self.characters),
+            "x-compute-tokens": str(self.tokens),
+            "x-total-time": _milliseconds(total),
+            **{name: _milliseconds(value) for name, value in times.items()},
+        }
+        if self.model:
+            told = {"model": self.model.name, "rows": self.rows, "tokens": self.tokens}
+            waited = {"queue_ms": 1e3 * times["x-queue-time"], "inference_ms": 1e3 * times["x-inference-time"]}
+            self.request.scope[NOTES].update(told, **{name: round(value, 1) for name, value in waited.items()})
+        return Response(as_json(content), media_type="application/json", headers=headers)
+
+
+def as_json(content: object) -> bytes:
+    """Data as JSON; arrays are lists."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(1000 * seconds))
+
+
+async def _left(request: Request) -> None:
+    """Return when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _exchange(request: Request) -> Exchange:
+    return Exchange(request, request.app.state.site)
+
+
+Open = Annotated[Exchange, Depends(_exchange)]
+"""The exchange of a route's request."""

@@ -1,0 +1,134 @@
+"""What every request passes before its route, and its answer after.
+
+Owns: Guard: the API key, the time that a body may take, request ids, the log line, and that nothing unexpected is told
+to a client. Knows nothing of routes but for those that are open to everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from fastapi import HTTPException
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from neuronbert.server.exchange import Site
+
+logger = logging.getLogger("neuronbert.server")
+
+OPEN: Final = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics", "/openapi.json"})
+"""What needs no key: what probes and scrapers ask."""
+NOTES: Final = "neuronbert.notes"
+"""In a request's scope: what the log line is to say of it besides."""
+_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_LATE: Final = "The request's body did not arrive in time."
+
+
+class Guard:
+    """ASGI middleware around the whole application.
+
+    Args:
+        app: The application.
+        site: What requests share.
+    """
+
+    def __init__(self, app: ASGIApp, site: Site) -> None:
+        self._app = app
+        self._site = site
+        key = site.settings.api_key
+        self._key = None if key is None else f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        answer = _Answer(send, _name(headers), closing=self._site)
+        begun = monotonic()
+        scope[NOTES] = {}
+        try:
+            if self._admits(scope, headers):
+                await self._app(scope, self._timed(receive), answer)
+            else:
+                await answer.empty(401)
+        except Exception:
+            # What the application's own handler for the unexpected has answered already, in general words.
+            logger.exception("failed", extra={"fields": {"request": answer.name}})
+        finally:
+            self._log(scope, answer, begun)
+
+    def _admits(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
+        if self._key is None or scope["path"] in OPEN or (scope["path"] == "/" and scope["method"] == "GET"):
+            return True
+        return hmac.compare_digest(headers.get(b"authorization", b""), self._key)
+
+    def _timed(self, receive: Receive) -> Receive:
+        more = True
+
+        async def receive_in_time() -> Message:
+            nonlocal more
+            if not more:  # there is only the client's leaving to wait for
+                return await receive()
+            try:
+                async with asyncio.timeout(self._site.settings.body_timeout):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, _LATE) from None
+            more = bool(message.get("more_body"))
+            return message
+
+        return receive_in_time
+
+    def _log(self, scope: Scope, answer: _Answer, begun: float) -> None:
+        if scope["path"] in OPEN:
+            return  # probes and scrapers would fill the log
+        fields: dict[str, Any] = {
+            "request": answer.name,
+            "client": scope["client"][0] if scope["client"] else None,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": answer.status,
+            "ms": round(1000 * (monotonic() - begun), 1),
+            **scope[NOTES],
+        }
+        logger.info("request", extra={"fields": fields})
+
+
+class _Answer:
+    """The sending side: what is sent gets the request's name, and its status is remembered.
+
+    Attributes:
+        name: The request's.
+        status: What was sent; 499 if nothing was.
+    """
+
+    def __init__(self, send: Send, name: bytes, *, closing: Site) -> None:
+        self._send = send
+        self._site = closing
+        self.name = name.decode()
+        self.status = 499
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", self.name.encode())]
+            if self._site.ending:  # the next request of this client is to find another server
+                message["headers"].append((b"connection", b"close"))
+        await self._send(message)
+
+    async def empty(self, status: int) -> None:
+        await self({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await self({"type": "http.response.body", "body": b""})
+
+
+def _name(headers: dict[bytes, bytes]) -> bytes:
+    given = headers.get(b"x-request-id", b"")
+    return given if _ID.fullmatch(given) else uuid4().hex.encode()

@@ -1,0 +1,268 @@
+"""One model as requests see it: asked for rows, it answers when they have run.
+
+Owns: Served: what of a request is done in which thread, and what becomes of it when it fails, is late or is left. Knows
+nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from neuronbert.errors import NeuronBertError, PoolClosedError
+from neuronbert.server.refusals import Refusal
+from neuronbert.server.scheduler import Limits, Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from neuronbert.engine import Cut, Engine, Piece, Want
+    from neuronbert.server.meters import Meters
+    from neuronbert.server.scheduler import Batch, Request
+    from neuronbert.server.settings import Settings
+
+_FRESH: Final = 1.0
+"""Seconds for which a batch that ran is proof enough that the workers answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a model at once.
+
+    Attributes:
+        rows: As the model's task takes them.
+        want: What is asked for.
+        cut: What becomes of rows that are too long.
+        client: Who asks.
+        size: Bytes of the request.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    want: Want
+    cut: Cut
+    client: str
+    size: int
+
+
+@dataclass(slots=True)
+class Times:
+    """What a request took, in seconds; of rows, the mean."""
+
+    tokenization: float = 0.0
+    queue: float = 0.0
+    inference: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What became of a question.
+
+    Attributes:
+        values: For each row what Engine.merge gives.
+        tokens: Of all rows, special tokens included.
+        times: What it took.
+    """
+
+    values: list[Any]
+    tokens: int
+    times: Times
+
+
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A request whose pieces are under way."""
+
+    done: asyncio.Future[None]
+    left: int
+    times: Times
+    begun: float = field(default_factory=monotonic)
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    """One piece and what it is to tell."""
+
+    asked: _Asked
+    piece: Piece
+    found: Any = None
+
+
+class Served:
+    """A model with its queue and its workers. All methods are for the event loop's thread.
+
+    Args:
+        name: What clients call it.
+        engine: The artifact; it is started and closed here.
+        settings: The server's.
+        meters: The server's.
+    """
+
+    def __init__(self, name: str, engine: Engine, settings: Settings, meters: Meters) -> None:
+        self.name = name
+        self.engine = engine
+        self.ready = False
+        self._settings = settings
+        self._meters = meters
+        self._scheduler = Scheduler(engine.shapes, settings.limits)
+        # One more than there are workers: while they run, the next batch is put together.
+        self._free = settings.workers + 1
+        self._callers = ThreadPoolExecutor(self._free, f"neuronbert-{name}-call")
+        self._tokenizers = ThreadPoolExecutor(settings.tokenizers, f"neuronbert-{name}-tokenize")
+        self._probing: asyncio.Future[None] | None = None
+        self._answered = float("-inf")
+
+    @property
+    def waiting(self) -> dict[int, int]:
+        """How many rows wait, by the length of their programs."""
+        return self._scheduler.waiting
+
+    @property
+    def held(self) -> Limits:
+        """What is admitted and has not ended."""
+        return self._scheduler.held
+
+    async def start(self, first_core: int) -> None:
+        """Load the model and run every program; then it is ready.
+
+        Args:
+            first_core: Which NeuronCore its first worker gets, if it is for a device.
+
+        Raises:
+            NeuronBertError: it can't be had.
+        """
+        settings = self._settings
+
+        def load() -> None:
+            self.engine.start(workers=settings.workers, timeout=settings.call_timeout, first_core=first_core)
+
+        await asyncio.get_running_loop().run_in_executor(None, load)
+        await self.tokenizing(self.engine.tokenizer)
+        self.ready = True
+
+    async def stop(self) -> None:
+        """End the workers; what still runs fails."""
+        self.ready = False
+        await asyncio.get_running_loop().run_in_executor(None, self.engine.close)
+        self._callers.shutdown(wait=False, cancel_futures=True)
+        self._tokenizers.shutdown(wait=False, cancel_futures=True)
+
+    async def healthy(self) -> bool:
+        """Whether a worker answers within the time for that."""
+        if not self.ready:
+            return False
+        if monotonic() - self._answered < _FRESH:
+            return True
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(None, self.engine.probe))
+        try:
+            await asyncio.wait_for(asyncio.shield(self._probing), self._settings.health_timeout)
+        except (TimeoutError, NeuronBertError):
+            return False
+        return True
+
+    async def tokenizing(self, function: Callable[[], Any]) -> Any:
+        """The result of a function that uses the engine's tokenizer, in a thread for that."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, function)
+
+    async def ask(self, question: Question) -> Answers:
+        """Answer a question.
+
+        Raises:
+            OverloadedError: there is no room for it now.
+            InputError: a row can't be answered.
+            NeuronBertError: a program could not be run.
+            Refusal: it is not ready, or its time was up.
+        """
+        if not self.ready:
+            raise Refusal(503, "Unhealthy", "The model is still being loaded.", retry_after=1)
+        deadline = monotonic() + self._settings.timeout
+        request = self._scheduler.admit(question.client, len(question.rows), question.size, deadline)
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                return await self._answer(request, question)
+        except TimeoutError:
+            refusal = f"The request was not answered in {self._settings.timeout:g} s."
+            raise Refusal(504, "Overloaded", refusal, retry_after=self._scheduler.seconds_behind()) from None
+        finally:
+            self._scheduler.cancel(request)  # late, left or failed; after an answer nothing is left to drop
+
+    async def _answer(self, request: Request, question: Question) -> Answers:
+        asked = _Asked(asyncio.get_running_loop().create_future(), 0, Times())
+        pieces: list[list[Piece]] = await self.tokenizing(
+            lambda: self.engine.prepare(question.rows, question.want, question.cut)
+        )
+        asked.times.tokenization = monotonic() - asked.begun
+        slots = [[_Slot(asked, piece) for piece in of_row] for of_row in pieces]
+        flat = [slot for of_row in slots for slot in of_row]
+        lengths = [len(slot.piece) for slot in flat]
+        asked.left = len(flat)
+        self._scheduler.queue(request, list(zip(lengths, flat, strict=True)))
+        self._dispatch()
+        await asked.done
+        for length in lengths:
+            self._meters.input_length.observe(length)
+        asked.times.queue /= len(flat)
+        asked.times.inference /= len(flat)
+        values = [
+            self._merge(row, [slot.found for slot in of_row]) for row, of_row in zip(question.rows, slots, strict=True)
+        ]
+        return Answers(values, sum(lengths), asked.times)
+
+    def _merge(self, row: dict[str, Any], parts: list[Any]) -> Any:
+        return self.engine.merge(row, parts)
+
+    def _dispatch(self) -> None:
+        """Give batches out as long as there is somebody to take them."""
+        while self._free and self.ready:
+            now = monotonic()
+            self._scheduler.expire(now)
+            batch = self._scheduler.take(now)
+            if batch is None:
+                return
+            self._free -= 1
+            running = asyncio.get_running_loop().run_in_executor(self._callers, self._run, batch)
+            running.add_done_callback(lambda done, batch=batch: self._finish(batch, done))  # type: ignore[misc]
+
+    def _run(self, batch: Batch) -> list[Any]:
+        """What each row tells, or the error that is its own. In a thread of its own."""
+        slots = [row.item for row in batch.rows]
+        try:
+            return self.engine.run(batch.shape, [slot.piece for slot in slots])
+        except Exception as error:  # noqa: BLE001  it is raised where the answer is awaited
+            if len(slots) == 1 or isinstance(error, PoolClosedError):
+                return [error] * len(slots)
+        # Whichever row it was, the others are not to fail with it.
+        return [self._run_alone(batch, slot) for slot in slots]
+
+    def _run_alone(self, batch: Batch, slot: _Slot) -> Any:
+        try:
+            return self.engine.run(batch.shape, [slot.piece])[0]
+        except Exception as error:  # noqa: BLE001  as above
+            return error
+
+    def _finish(self, batch: Batch, done: asyncio.Future[list[Any]]) -> None:
+        now = monotonic()
+        self._free += 1
+        self._scheduler.finish(batch, now)
+        found = [PoolClosedError()] * len(batch.rows) if done.cancelled() else done.result()
+        failed = False
+        for row, value in zip(batch.rows, found, strict=True):
+            slot: _Slot = row.item
+            asked = slot.asked
+            asked.times.queue += batch.taken - asked.begun - asked.times.tokenization
+            asked.times.inference += now - batch.taken
+            asked.left -= 1
+            if isinstance(value, Exception):
+                failed = True
+                if not asked.done.done():
+                    asked.done.set_exception(value)
+            else:
+                slot.found = value
+                self._answered = now
+                if not asked.left and not asked.done.done():
+                    asked.done.set_result(None)
+        self._meters.note(self.name, batch, failed=failed)
+        self._dispatch()

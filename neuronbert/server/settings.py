@@ -1,0 +1,49 @@
+"""How a server is set up.
+
+Owns: Settings, and how models are named. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from neuronbert.server.scheduler import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a server is set up; the defaults are text-embeddings-inference's where it has the same.
+
+    Attributes:
+        host: Where it listens.
+        port: And on which port; 0 for one that is free.
+        api_key: What clients must send as their bearer token; None lets everybody in.
+        workers: Processes of each model: one for each NeuronCore, or a share of the CPU's threads.
+        tokenizers: Threads that tokenize, for each model.
+        limits: What each model holds at most.
+        max_client_batch_size: Texts in one request.
+        max_body: Bytes of a request's body.
+        auto_truncate: Whether long texts are cut where a request doesn't say.
+        timeout: Seconds until a request that is still waiting is given up.
+        call_timeout: Seconds that a call may take in a worker until that is ended and replaced.
+        health_timeout: Seconds that a call for the health check may take.
+        body_timeout: Seconds between two parts of a request's body.
+        grace: Seconds that a server that is told to end is not ready but still answers.
+        drain: Seconds that requests in flight then have.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_key: str | None = field(default=None, repr=False)
+    workers: int = 1
+    tokenizers: int = 1
+    limits: Limits = field(default_factory=Limits)
+    max_client_batch_size: int = 32
+    max_body: int = 2_000_000
+    auto_truncate: bool = True
+    timeout: float = 30.0
+    call_timeout: float = 60.0
+    health_timeout: float = 5.0
+    body_timeout: float = 10.0
+    grace: float = 5.0
+    drain: float = 15.0

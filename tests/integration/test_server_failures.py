@@ -1,0 +1,235 @@
+"""What becomes of requests when there are too many, when they are late or left, and when something fails."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from neuronbert import StaticShape
+from neuronbert.errors import DeviceRunError, PoolClosedError
+from neuronbert.server.exchange import Site
+from neuronbert.server.scheduler import Limits
+from neuronbert.server.served import Served
+from tests.support.serving import served
+
+KEY = {"authorization": "Bearer s3cret"}
+LIMITS = Limits(rows=12)
+PATIENCE = 30.0
+
+
+@pytest.fixture(scope="module")
+def server(exported: Callable[..., Path]) -> Iterator[tuple[str, Site]]:
+    artifact = exported("sentence-embedding", StaticShape(1, 16), StaticShape(4, 16), StaticShape(4, 48))
+    settings: dict[str, Any] = {"limits": LIMITS, "timeout": 2.0, "health_timeout": 0.3, "body_timeout": 0.3}
+    with served({"embed": artifact}, api_key="s3cret", **settings) as (url, site):
+        yield url, site
+
+
+@pytest.fixture
+def client(server: tuple[str, Site]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server[0], headers=KEY, timeout=PATIENCE) as client:
+        yield client
+
+
+@pytest.fixture
+def model(server: tuple[str, Site]) -> Iterator[Served]:
+    model = server[1].models["embed"]
+    yield model
+    wait_until(lambda: model.held == Limits(0, 0, 0))  # whatever a test did, nothing of it is left
+
+
+class Gate:
+    """Lets no batch run until it is opened, and remembers the texts of those that ran."""
+
+    def __init__(self, model: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self.texts: list[str] = []
+        self._run = model.engine.run
+        monkeypatch.setattr(model.engine, "run", self.run)
+
+    def run(self, shape: StaticShape, pieces: Any) -> list[Any]:
+        self.open.wait(PATIENCE)
+        self.texts += [piece.row["text"] for piece in pieces]
+        return self._run(shape, pieces)
+
+
+@pytest.fixture
+def gate(model: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(model, monkeypatch)
+    yield gate
+    gate.open.set()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def embed(client: httpx.Client, *texts: str) -> httpx.Response:
+    return client.post("/embed", json={"inputs": list(texts)})
+
+
+def test_answers_go_to_who_asked(client: httpx.Client) -> None:
+    texts = [f"{'word ' * (number % 40)}number {number}" for number in range(60)]
+    with ThreadPoolExecutor(6) as several:
+        found = list(several.map(lambda text: embed(client, text).json()[0], texts))
+    for text, vector in list(zip(texts, found, strict=True))[::7]:
+        assert np.allclose(embed(client, text).json()[0], vector, atol=1e-5)
+    assert len({tuple(np.round(vector, 4)) for vector in found}) == 60
+
+
+def test_too_many_are_refused_at_once_and_the_others_answered(client: httpx.Client, model: Served, gate: Gate) -> None:
+    with ThreadPoolExecutor(12) as several:
+        accepted = [several.submit(embed, client, f"text {number}") for number in range(12)]
+        wait_until(lambda: model.held.rows == 12)
+        refused = embed(client, "one more")
+        assert refused.status_code == 429
+        assert refused.json() == {"error": "The server is overloaded. Try again in 1 s.", "error_type": "Overloaded"}
+        assert refused.headers["retry-after"] == "1"
+        gate.open.set()
+        assert [answer.result().status_code for answer in accepted] == [200] * 12
+    assert "one more" not in gate.texts
+    assert sorted(gate.texts) == sorted(f"text {number}" for number in range(12))
+    too_many = embed(client, *["a"] * 13)
+    assert too_many.status_code == 413
+    assert "12" in too_many.json()["error"]
+
+
+def test_what_a_client_has_left_does_not_run(
+    client: httpx.Client, model: Served, gate: Gate, server: tuple[str, Site]
+) -> None:
+    with ThreadPoolExecutor(2) as several:
+        running = [several.submit(embed, client, f"runs {number}") for number in range(2)]
+        wait_until(lambda: model.held.rows == 2)
+        host, port = server[0].removeprefix("http://").split(":")
+        body = b'{"inputs": ["left", "left", "left"]}'
+        head = f"POST /embed HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY['authorization']}\r\n"
+        with socket.create_connection((host, int(port))) as leaving:
+            leaving.sendall(
+                f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+            wait_until(lambda: sum(model.waiting.values()) == 3)
+        wait_until(lambda: model.held.rows == 2)
+        gate.open.set()
+        assert [answer.result().status_code for answer in running] == [200, 200]
+    assert "left" not in gate.texts
+
+
+def test_what_is_late_does_not_run(client: httpx.Client, model: Served, gate: Gate) -> None:
+    with ThreadPoolExecutor(3) as several:
+        late = [several.submit(embed, client, f"late {number}") for number in range(3)]
+        responses = [answer.result() for answer in late]
+    assert [response.status_code for response in responses] == [504] * 3
+    assert all(response.headers["retry-after"] for response in responses)
+    assert sum(model.waiting.values()) == 0
+    gate.open.set()
+    assert embed(client, "in time").status_code == 200
+    assert len([text for text in gate.texts if text.startswith("late")]) == 2  # which ran when their time was up
+
+
+def test_a_row_that_fails_fails_alone(client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, first = model.engine.run, threading.Event()
+
+    def fail(shape: StaticShape, pieces: Any) -> list[Any]:
+        first.wait(PATIENCE)
+        if any("poison" in piece.row["text"] for piece in pieces):
+            raise DeviceRunError("/dev/neuron0 said no")
+        return run(shape, pieces)
+
+    monkeypatch.setattr(model.engine, "run", fail)
+    with ThreadPoolExecutor(8) as several:
+        answers = {text: several.submit(embed, client, text) for text in ("a", "b", "c", "d", "poison", "e", "f")}
+        wait_until(lambda: model.held.rows == 7)
+        first.set()
+        statuses = {text: answer.result().status_code for text, answer in answers.items()}
+    assert statuses == {"poison": 424, **dict.fromkeys("abcdef", 200)}
+    failed = answers["poison"].result().json()
+    assert failed["error_type"] == "Backend"
+    assert "/dev" not in failed["error"]
+
+
+def test_what_nobody_expected_is_logged_and_not_told(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("/home/secret")
+
+    monkeypatch.setattr(model.engine, "prepare", fail)
+    with caplog.at_level(logging.INFO, "neuronbert.server"):
+        response = client.post("/embed", json={"inputs": "a"}, headers={"x-request-id": "this-one"})
+        wait_until(lambda: any(record.exc_info for record in caplog.records))
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.__dict__["fields"] == {"request": "this-one"}
+    assert "secret" in str(record.exc_info)
+
+
+def test_a_pool_without_workers_is_unhealthy(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise PoolClosedError
+
+    monkeypatch.setattr(model.engine, "probe", fail)
+    monkeypatch.setattr(model.engine, "run", fail)
+    assert embed(client, "a").status_code == 503
+    time.sleep(1.0)  # a batch that ran a moment ago would be proof enough
+    assert client.get("/health").json() == {"error": "unhealthy", "error_type": "Unhealthy"}
+
+
+def test_a_worker_that_hangs_is_unhealthy_in_time(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = threading.Event()
+    monkeypatch.setattr(model.engine, "probe", lambda: hanging.wait(PATIENCE))
+    time.sleep(1.0)
+    try:
+        assert client.get("/health").status_code == 503
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/livez").status_code == 200
+    finally:
+        hanging.set()
+    wait_until(lambda: client.get("/health").status_code == 200)
+
+
+def test_a_key_is_asked_for_but_of_probes(server: tuple[str, Site]) -> None:
+    with httpx.Client(base_url=server[0]) as stranger:
+        for given in ({}, {"authorization": "Bearer s3cre"}, {"authorization": "s3cret"}, {"authorization": b"\xff"}):
+            response = stranger.post("/embed", json={"inputs": "a"}, headers=given)
+            assert (response.status_code, response.content) == (401, b"")
+        assert stranger.get("/info").status_code == 401
+        for path in ("/", "/health", "/livez", "/readyz", "/ping", "/metrics", "/openapi.json"):
+            assert stranger.get(path).status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_given_up(server: tuple[str, Site]) -> None:
+    host, port = server[0].removeprefix("http://").split(":")
+    head = f"POST /embed HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY['authorization']}\r\n"
+    with socket.create_connection((host, int(port)), PATIENCE) as slow:
+        slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_while_it_ends_it_answers_but_is_not_ready(client: httpx.Client, server: tuple[str, Site]) -> None:
+    server[1].ending = True
+    try:
+        response = embed(client, "a")
+        assert (response.status_code, response.headers["connection"]) == (200, "close")
+        for path in ("/readyz", "/ping", "/health"):
+            assert client.get(path).status_code == 503
+        assert client.get("/livez").status_code == 200
+    finally:
+        server[1].ending = False
