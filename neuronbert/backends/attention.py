@@ -94,16 +94,19 @@ def _of_bytes(scores: Any) -> tuple[Any, Any, Any, float] | None:
 
 
 def _replace(graph: Any, inputs: list[Any], context: Any, received: Any) -> None:
-    graph.setInsertPoint(context)
-    kernel = graph.create("neuronbert::attend", [_value(graph, given) for given in inputs], 2)
+    kernel = graph.create("neuronbert::attend", [_value(graph, given, context) for given in inputs], 2)
     kernel.insertBefore(context)
     for node, output in zip((context, received), kernel.outputs(), strict=True):
         output.setType(_TENSOR)
         node.output().replaceAllUsesWith(output)
 
 
-def _value(graph: Any, given: Any) -> Any:
-    return graph.insertConstant(given) if isinstance(given, float) else given
+def _value(graph: Any, given: Any, before: Any) -> Any:
+    if not isinstance(given, float):
+        return given
+    inserted = graph.insertConstant(given)
+    inserted.node().moveBefore(before)
+    return inserted
 
 
 def _before(value: Any, *kinds: str) -> Any:
