@@ -54,7 +54,7 @@ KeepFirst = Annotated[
 SelectionOption = Annotated[
     str | None,
     typer.Option(
-        help="How tokens are moved: gather, or one-hot where gather and scatter are a risk.",
+        help="How tokens are moved: gather, or one-hot where moving by index is a risk.",
         show_default="gather",
         rich_help_panel=_PANEL,
     ),

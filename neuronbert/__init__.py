@@ -102,8 +102,8 @@ if TYPE_CHECKING:
     from neuronbert.spec import ExportSpec as ExportSpec
     from neuronbert.trained import save_quantized as save_quantized
     from neuronbert.trained import trainable as trainable
-    from neuronbert.tuning.search import SearchSpec as SearchSpec
     from neuronbert.tuning.search import search_lengths as search_lengths
+    from neuronbert.tuning.spec import SearchSpec as SearchSpec
     from neuronbert.tuning.training import LengthDrop as LengthDrop
     from neuronbert.validation import validate as validate
     from neuronbert.workers.pool import Pool as Pool
@@ -180,7 +180,8 @@ _HOMES = {
     "shapes": ("StaticShape",),
     "spec": ("ExportSpec",),
     "trained": ("save_quantized", "trainable"),
-    "tuning.search": ("SearchSpec", "search_lengths"),
+    "tuning.search": ("search_lengths",),
+    "tuning.spec": ("SearchSpec",),
     "tuning.training": ("LengthDrop",),
     "validation": ("validate",),
     "workers.pool": ("Pool",),

@@ -78,7 +78,7 @@ class ExportSpec:
             what config.json says, () for all.
         layer_config: The layers that are run; None for what config.json says, () for all.
         always_keep_cls_token: Keep the first token in any case; None for what config.json says, or what suits the task.
-        selection: How tokens are moved: "gather", or "one-hot" where gather and scatter are a risk.
+        selection: How tokens are moved: "gather", or "one-hot" where moving by index is a risk.
 
     Raises:
         InvalidOptionError: an option has a value that it can't take.

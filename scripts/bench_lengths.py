@@ -1,13 +1,13 @@
 """What dropping tokens gives on passages of 384 tokens: time against our own full-length fp32 program, and accuracy.
 
-The checkpoint is that of `topics.py --task sections-384`; configurations are of a search front. All programs run
-in turn in one process; a ratio is of two times of one round, and the median of rounds is printed with its extremes.
+The checkpoint is that of `topics.py --task sections-384`, or another of its size; configurations are of a search
+front. All programs run in turn in one process, transformers in one of its own; a ratio is of two times of one round,
+and the median of rounds is printed with its extremes.
 
 Examples:
-    python scripts/topics.py --task sections-384 --seed 0 --write-data out/topics
-    neuronbert search-lengths ~/.cache/neuronbert-bench/topics/sections-384-seed0 \
-        --data out/topics/sections-384-train.jsonl --sequence-length 384 --output out/lengths
-    python scripts/bench_lengths.py --search out/lengths/front.json
+    python scripts/bench_lengths.py --search out/lengths/front.json --speedup 2.0
+    python scripts/bench_lengths.py --search out/lengths/front.json --model trained/ --int8 trained-int8/ \
+        --peers .venv-peers/bin/python
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ import os
 import statistics
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import numpy as np
 import torch
+from bench_peers import Peer
 from bench_tools import over, programs, take_turns, timer, without_grad
 from demo import sample_checkpoint
 from topics import FOLDER
@@ -56,13 +59,19 @@ def main() -> int:
         scaled = [scale(point.length_config, front.plan.sequence_length, LENGTH) for point in points]
         found |= {spell(lengths): lengths for lengths in scaled if lengths != (LENGTH,) * SIZE.layers}
     checkpoint = options.model or trained(TASK, options.seed, sample_checkpoint(), FOLDER.expanduser())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         shapes = (StaticShape(1, LENGTH), *((StaticShape(_ROWS, LENGTH),) if options.accuracy else ()))
         made = {name: _export(checkpoint, shapes, lengths, Path(folder)) for name, lengths in found.items()}
+        if options.int8:
+            made |= {f"int8 {name}": _export(options.int8, shapes, found[name], Path(folder)) for name in found}
         right = _accuracies(made) if options.accuracy else {}
-        ratios = _ratios(made, shapes[0], options.rounds, options.seconds)
-    for name, lengths in found.items():
-        print(_line(name, lengths, ratios[name], right), flush=True)
+        candidates = {name: _candidate(artifact, shapes[0]) for name, artifact in made.items()}
+        if options.peers:
+            peer = stack.enter_context(Peer(options, "eager", checkpoint))
+            candidates["eager"] = _eager(peer, made["full length"], shapes[0], Path(folder))
+        taken = take_turns(candidates, options.rounds, options.seconds)
+    for name in made:
+        print(_line(name, found[name.removeprefix("int8 ")], taken, right), flush=True)
     return 0
 
 
@@ -73,6 +82,8 @@ def _options() -> argparse.Namespace:
         "--speedup", action="append", type=float, help="only its best that is so much faster; may be given again"
     )
     parser.add_argument("--model", type=Path, help="this checkpoint of MiniLM's size, in place of a trained one")
+    parser.add_argument("--int8", type=Path, help="that checkpoint, quantized: measure its programs, too")
+    parser.add_argument("--peers", type=Path, help="the Python of the peers' environment: measure transformers, too")
     parser.add_argument("--seed", type=int, default=0, help="of the trained checkpoint (default: 0)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of measuring (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each program in a round (default: 1)")
@@ -88,15 +99,18 @@ def _export(checkpoint: Path, shapes: tuple[StaticShape, ...], lengths: Lengths 
     return export(spec, tempfile.mkdtemp(dir=folder))
 
 
-def _ratios(made: dict[str, Any], shape: StaticShape, rounds: int, seconds: float) -> dict[str, tuple[float, ...]]:
-    """The time of the full length over that of each, in each round."""
-    candidates = {}
-    for name, artifact in made.items():
-        program, given = programs(artifact)[shape], example(artifact.manifest.inputs, shape)
-        candidates[name] = timer(without_grad(lambda p=program, x=given: p(*x)))
-    taken = take_turns(candidates, rounds, seconds)
-    print(f"full length: {1e3 * min(taken['full length']):.1f} ms for a row of {LENGTH} tokens", file=sys.stderr)
-    return {name: over(taken["full length"], times) for name, times in taken.items()}
+def _candidate(artifact: Any, shape: StaticShape) -> Any:
+    program, given = programs(artifact)[shape], example(artifact.manifest.inputs, shape)
+    return timer(without_grad(lambda: program(*given)))
+
+
+def _eager(peer: Peer, artifact: Any, shape: StaticShape, folder: Path) -> Any:
+    """Transformers' encoder on the same row, in fp32."""
+    specs = artifact.manifest.inputs
+    named = zip((spec.name for spec in specs), map(np.asarray, example(specs, shape)), strict=True)
+    np.savez(folder / "row.npz", **dict(named))
+    peer.load("row", folder / "row.npz")
+    return peer.candidate("row")
 
 
 def _accuracies(made: dict[str, Any]) -> dict[str, float]:
@@ -105,12 +119,19 @@ def _accuracies(made: dict[str, Any]) -> dict[str, float]:
     return {name: accuracy(load(dataset, artifact.path), dataset, tokenizer) for name, artifact in made.items()}
 
 
-def _line(name: str, lengths: Lengths | None, ratios: tuple[float, ...], right: dict[str, float]) -> str:
+def _line(name: str, lengths: Lengths | None, taken: dict[str, list[float]], right: dict[str, float]) -> str:
     macs = SIZE.macs(LENGTH) / SIZE.macs(LENGTH, lengths)
-    median = statistics.median(ratios)
-    said = f"{name}: {median:.2f} x [{min(ratios):.2f} x .. {max(ratios):.2f} x], {macs:.2f} x fewer multiply-adds"
-    said += f", {median / macs:.2f} of that"
+    ratios = over(taken["full length"], taken[name])
+    said = f"{name}: {1e3 * statistics.median(taken[name]):.1f} ms, {_spread(ratios)}, {macs:.2f} x fewer multiply-adds"
+    if not name.startswith("int8"):
+        said += f", {statistics.median(ratios) / macs:.2f} of that"
+    if "eager" in taken:
+        said += f", {_spread(over(taken['eager'], taken[name]))} against transformers"
     return f"{said}, accuracy {right[name]:.1%} ({right[name] - right['full length']:+.1%})" if right else said
+
+
+def _spread(ratios: tuple[float, ...]) -> str:
+    return f"{statistics.median(ratios):.2f} x [{min(ratios):.2f} x .. {max(ratios):.2f} x]"
 
 
 if __name__ == "__main__":

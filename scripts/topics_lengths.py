@@ -59,6 +59,7 @@ class Recipe:
 
     Attributes:
         steps: Of the optimizer.
+        last: The step at which the learning rate, which falls evenly, would be 0.
         batch: Rows of a step.
         rate: The highest learning rate of the encoder.
         head: The head's, over the encoder's.
@@ -68,7 +69,8 @@ class Recipe:
             it has seen often enough a model is sure, whatever it drops, and nothing is learned from that.
     """
 
-    steps: int = 200
+    steps: int = 170
+    last: int = 200
     batch: int = 8
     rate: float = 6e-5
     head: float = 5.0
@@ -154,7 +156,7 @@ def train(dataset: Dataset, start: Path, output: Path, seed: int, until: float) 
     tokenizer, (rows, _) = tokenization.require(start), split(dataset.train)
     model = CLASSES[dataset.task].from_pretrained(start)
     optimizer = optimizer_of(model, RECIPE.rate, RECIPE.head)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, RECIPE.steps // 10, RECIPE.steps)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, RECIPE.last // 10, RECIPE.last)
     state, note = output.with_name(f"{output.name}.{_STATE}"), _note(start, seed)
     drop = LengthDrop(model, drop=RECIPE.drop, sandwiches=RECIPE.sandwiches, layer_dropout=0.0).train()
     parts = (model, optimizer, schedule)

@@ -108,9 +108,11 @@ def save_tiny(folder: Path, minilm: Path, task: str, **settings: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The compiled kernels, as whoever builds them has them: for the rest of this process."""
+    """The compiled kernels, for the rest of this process: those that `make install` left, or new ones."""
     from neuronbert.backends import integer_kernels
 
+    if integer_kernels.available():
+        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
         integer_kernels.build_kernels()

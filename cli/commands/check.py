@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from .. import _output
+from .. import _lengths, _output
 from .._buckets import shapes
+from .._lengths import KeepFirst, LayerConfig, LengthConfig, SearchResult, SelectionOption, Speedup
 from .._options import BatchSize, Bucket, Json, NumChoices, Revision, SequenceLength, Token, shape_options
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ def check(
     num_choices: NumChoices = None,
     bucket: Bucket = None,
     lnc: _Lnc = None,
+    length_config: LengthConfig = None,
+    speedup: Speedup = None,
+    search: SearchResult = None,
+    layer_config: LayerConfig = None,
+    always_keep_cls_token: KeepFirst = None,
+    selection: SelectionOption = None,
     hlo_python: _Python = None,
     allow_random_weights: _RandomWeights = False,
     revision: Revision = None,
@@ -49,7 +56,11 @@ def check(
     It can't tell that something will compile.
 
     Example: neuronbert check my-bert/ --task fill-mask --sequence-length 128 --target inf2
+
+    What drops tokens: neuronbert check my-bert/ --target inf2 --length-config "(96, 80, 64, 48, 40, 32)"
     """
+    lengths = _lengths.options(layer_config, always_keep_cls_token, selection)
+    asked = _lengths.Asked.of(length_config, speedup, search, {})
     with _output.progress() as progress:
         from neuronbert import check as run
         from neuronbert.spec import ExportSpec
@@ -62,9 +73,10 @@ def check(
             target=target,
             allow_random_weights=allow_random_weights,
             lnc=cast("Literal[1, 2] | None", lnc),  # the spec refuses the rest
+            **{name: value for name, value in lengths.items() if value is not None},
         )
         python = None if hlo_python is None else str(hlo_python)
-        found = run(spec, hlo_python=python, token=token, progress=progress)
+        found = run(asked.applied(spec), hlo_python=python, token=token, progress=progress)
     _print(found, as_json=json_)
     found.raise_if_failed()
 

@@ -4,7 +4,7 @@ from .. import _output
 
 
 def kernels() -> None:
-    """Compile the kernels of integer programs for this machine. Without them such programs run slower.
+    """Compile the kernels of integer programs, and of those that drop tokens. Without them such programs run slower.
 
     Example: neuronbert kernels
     """

@@ -40,7 +40,7 @@ class Keeping(Data):
     always_keep_cls_token: bool = True
     """Keep the first token in any case, and in its place."""
     selection: Selection = "gather"
-    """How tokens are moved: by gather and scatter, or by products with one-hot matrices."""
+    """How tokens are moved: by index, or by products with one-hot matrices."""
     restored: bool = True
     """Give what is known of the dropped tokens, too. A head that reads the first token alone needs none of it, if that
     is kept; the encoder then gives only the tokens that are left."""

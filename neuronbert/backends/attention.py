@@ -29,7 +29,7 @@ def substitute(module: Any, methods: Iterable[str]) -> None:
     """
     for method in methods:
         graph = module._c._get_method(method).graph
-        found = [read for node in graph.findAllNodes("aten::baddbmm") if (read := _read(node)) is not None]
+        found = [read for node in graph.findAllNodes("aten::softmax") if (read := _read(node)) is not None]
         if not found or not integer_kernels.available():
             continue
         for inputs, context, received in found:
@@ -38,36 +38,75 @@ def substitute(module: Any, methods: Iterable[str]) -> None:
         graph.lint()
 
 
-def _read(scores: Any) -> tuple[list[Any], Any, Any] | None:
-    """What begins with the scores of all heads, to which a mask is added; None if it is anything else.
+def _read(softmax: Any) -> tuple[list[Any], Any, Any] | None:
+    """An attention whose probabilities are summed up, and else only weigh values; None if it is anything else.
 
     Returns:
-        Query, key and value by head, the mask and the scaling; the product that gives the context, and the sum of the
-        probabilities, if they are summed.
+        Query, key and value by head, the mask, the scaling, and how probabilities are counted (numbers are no values of
+        the graph yet); the product that gives the context; and the sum.
     """
+    scores = next(softmax.inputs()).node()
+    given = (_of_floats(scores) or _of_bytes(scores)) if len(list(scores.output().uses())) == 1 else None
+    by_head = _after(softmax, "aten::view") or softmax
+    readers = {use.user.kind(): use.user for use in by_head.output().uses() if use.user.kind() != "aten::size"}
+    summed, weighing = readers.pop("aten::flatten", None), next(iter(readers.values()), None)
+    received = None if summed is None else _after(summed, "aten::sum")
+    if given is None or received is None or len(readers) != 1:
+        return None
+    counting = (0.0, 0.0)
+    if weighing.kind() == "aten::mul":
+        counted = _after(weighing, "aten::round", "aten::clamp")
+        if counted is None or (product := _after(counted, "aten::matmul")) is None:
+            return None
+        counting = (list(weighing.inputs())[1].toIValue(), list(counted.inputs())[2].toIValue())
+    elif weighing.kind() == "aten::matmul":
+        product = weighing
+    else:
+        return None
+    query, key, mask, scaling = given
+    value = list(product.inputs())[1]
+    return [query, key, value, mask, scaling, *map(float, counting)], product, received
+
+
+def _of_floats(scores: Any) -> tuple[Any, Any, Any, float] | None:
+    """Query, key, mask and scaling of scores that are scaled and masked in their product."""
+    if scores.kind() != "aten::baddbmm":
+        return None
     added, left, right, beta, scaling = scores.inputs()
     mask, query = _before(added, "aten::flatten", "aten::expand"), _before(left, "aten::flatten")
     key = _before(right, "aten::transpose", "aten::flatten")
-    by_head = _after(scores, "aten::softmax", "aten::view")
-    if mask is None or query is None or key is None or by_head is None or beta.toIValue() != 1:
+    if mask is None or query is None or key is None or beta.toIValue() != 1:
         return None
-    readers = {use.user.kind(): use.user for use in by_head.output().uses()}
-    product, summed = readers.pop("aten::matmul", None), readers.pop("aten::flatten", None)
-    context = None if product is None else _after(product, "aten::transpose", "aten::contiguous", "aten::reshape")
-    received = None if summed is None else _after(summed, "aten::sum")
-    if readers or context is None or (summed is not None and received is None):
-        return None
-    return [query, key, list(product.inputs())[1], mask, scaling], product, received
+    return query, key, mask, float(scaling.toIValue())
 
 
-def _replace(graph: Any, inputs: list[Any], product: Any, received: Any) -> None:
-    kernel = graph.create("neuronbert::attend", inputs, 2)
-    kernel.insertBefore(product)
-    context = _after(product, "aten::transpose", "aten::contiguous", "aten::reshape")
+def _of_bytes(scores: Any) -> tuple[Any, Any, Any, float] | None:
+    """Those of an 8-bit program: bytes in fp32, scaled before."""
+    if scores.kind() != "aten::add":
+        return None
+    left, mask, _ = scores.inputs()
+    product = left.node()
+    if product.kind() != "aten::matmul" or len(list(left.uses())) != 1:
+        return None
+    query, across = product.inputs()
+    key = _before(across, "aten::transpose")
+    return None if key is None else (query, key, mask, 1.0)
+
+
+def _replace(graph: Any, inputs: list[Any], context: Any, received: Any) -> None:
+    kernel = graph.create("neuronbert::attend", [_value(graph, given, context) for given in inputs], 2)
+    kernel.insertBefore(context)
     for node, output in zip((context, received), kernel.outputs(), strict=True):
         output.setType(_TENSOR)
-        if node is not None:
-            node.output().replaceAllUsesWith(output)
+        node.output().replaceAllUsesWith(output)
+
+
+def _value(graph: Any, given: Any, before: Any) -> Any:
+    if not isinstance(given, float):
+        return given
+    inserted = graph.insertConstant(given)
+    inserted.node().moveBefore(before)
+    return inserted
 
 
 def _before(value: Any, *kinds: str) -> Any:

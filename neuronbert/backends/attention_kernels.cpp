@@ -23,6 +23,8 @@ constexpr int64_t kPanel = 64;   // Keys that are multiplied at once.
 constexpr int64_t kBlock = 12;   // Queries whose scores stay in the first cache.
 constexpr int64_t kHalf = 6;     // Queries whose sums, with kPanel keys, fill the registers.
 
+constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number.
+
 typedef float Vector __attribute__((vector_size(64)));
 typedef float Loose __attribute__((vector_size(64), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(64)));
@@ -34,7 +36,6 @@ inline Vector all(float value) { return value - Vector{}; }
 // The exponential of numbers of 0 or less, within 2e-7 of it; below what has a normal number, 0.
 inline Vector exponential(Vector x) {
   constexpr float kLeast = -87.3f, kLog2 = 1.44269504088896341f, kHigh = 0.693359375f, kLow = -2.12194440e-4f;
-  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
   Integers none = x < kLeast;
   x = none ? all(kLeast) : x;
   Vector shifted = x * kLog2 + kShift;
@@ -154,9 +155,31 @@ void mask_of(const Tensor& mask, int64_t row, int64_t query, Scratch& scratch) {
   for (int64_t key = 0; key < mask.size(3); ++key) scratch.mask[key] = from[key * mask.stride(3)];
 }
 
+// How probabilities are counted before they weigh values: times `inverse`, rounded, at most `most`; not if that is 0.
+struct Counting {
+  float inverse, most;
+};
+
+// Adds the weights of some rows, each times its share, to what tokens receive; counts them in place if they are counted.
+void receive(float* weights, float* shares, int64_t rows, int64_t width, const Counting& counting, float* received) {
+  for (int64_t at = 0; at < width; at += kLanes) {
+    Vector sum = load(received + at);
+    for (int64_t row = 0; row < rows; ++row) {
+      Vector share = load(weights + row * width + at) * shares[row];
+      sum += share;
+      if (counting.most > 0) {
+        Vector count = (share * counting.inverse + kShift) - kShift, most = all(counting.most);
+        store(weights + row * width + at, count < most ? count : most);
+      }
+    }
+    store(received + at, sum);
+  }
+  if (counting.most > 0) std::fill_n(shares, rows, 1.0f);
+}
+
 // One head: its context into `out`, whose tokens are `apart`, and what each of its tokens receives into `received`.
 void attend_head(const Heads& query, const Heads& key, const Heads& value, const Tensor& mask, float scaling,
-                 int64_t index, Scratch& scratch, float* out, int64_t apart, float* received) {
+                 const Counting& counting, int64_t index, Scratch& scratch, float* out, int64_t apart, float* received) {
   const int64_t width = scratch.width, depth = query.depth;
   const bool one_mask = mask.size(2) == 1;
   pack(key, value, index, scratch);
@@ -176,11 +199,7 @@ void attend_head(const Heads& query, const Heads& key, const Heads& value, const
       if (!one_mask) mask_of(mask, index / query.heads, first + row, scratch);
       shares[row] = weigh(scratch.scores.data() + row * width, scratch.mask.data(), width);
     }
-    for (int64_t at = 0; at < width; at += kLanes) {
-      Vector sum = load(received + at);
-      for (int64_t row = 0; row < count; ++row) sum += load(scratch.scores.data() + row * width + at) * shares[row];
-      store(received + at, sum);
-    }
+    receive(scratch.scores.data(), shares, count, width, counting, received);
     for (int64_t d = 0; d < scratch.deep; d += 2 * kLanes)
       multiply_values(scratch.scores.data(), scratch.values.data() + d, width, key.length, scratch.deep, shares,
                       scratch.gathered.data() + d);
@@ -195,7 +214,8 @@ void check(const Tensor& tensor, at::IntArrayRef sizes) {
 
 Tensor dense(const Tensor& tensor) { return tensor.stride(3) == 1 ? tensor : tensor.contiguous(); }
 
-std::tuple<Tensor, Tensor> attend(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, double scaling) {
+std::tuple<Tensor, Tensor> attend(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
+                                  double scaling, double inverse, double most) {
   TORCH_CHECK(query.dim() == 4 && mask.dim() == 4 && query.size(2) > 0 && query.size(3) > 0, "attention takes four dimensions");
   const int64_t rows = query.size(0), heads = query.size(1), length = query.size(2), depth = query.size(3);
   check(query, query.sizes());
@@ -209,11 +229,13 @@ std::tuple<Tensor, Tensor> attend(const Tensor& query, const Tensor& key, const 
   const int64_t width = round_up(length, kPanel);
   std::vector<float> sums(rows * heads * width);
   float* out = context.data_ptr<float>();
+  const Counting counting{static_cast<float>(inverse), static_cast<float>(most)};
   at::parallel_for(0, rows * heads, 1, [&](int64_t first, int64_t last) {
     Scratch scratch(length, depth);
     for (int64_t index = first; index < last; ++index) {
       float* to = out + index / heads * length * heads * depth + index % heads * depth;
-      attend_head(q, k, v, masks, static_cast<float>(scaling), index, scratch, to, heads * depth, sums.data() + index * width);
+      attend_head(q, k, v, masks, static_cast<float>(scaling), counting, index, scratch, to, heads * depth,
+                  sums.data() + index * width);
     }
   });
   float* told = received.data_ptr<float>();  // head by head, so that no number of threads changes a sum
@@ -223,11 +245,13 @@ std::tuple<Tensor, Tensor> attend(const Tensor& query, const Tensor& key, const 
       for (int64_t head = 0; head < heads; ++head) sum += sums[(row * heads + head) * width + token];
       told[row * length + token] = sum;
     }
-  return {context, received};
+  return {context.view({rows, length, heads, depth}).transpose(1, 2), received};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(neuronbert, m) {
-  m.def("attend(Tensor query, Tensor key, Tensor value, Tensor mask, float scaling) -> (Tensor, Tensor)", &attend);
+  m.def(
+      "attend(Tensor query, Tensor key, Tensor value, Tensor mask, float scaling, float inverse, float most) -> (Tensor, Tensor)",
+      &attend);
 }

@@ -43,7 +43,7 @@ def adapt_lengths(
         layer_config: The layers that are run; by default what its config says, or all.
         always_keep_cls_token: Keep the first token in any case; by default what its config says, or yes but for
             question answering.
-        selection: How tokens are moved: "gather", or "one-hot" where gather and scatter are a risk.
+        selection: How tokens are moved: "gather", or "one-hot" where moving by index is a risk.
 
     Returns:
         The model; or, of one without a head, the encoder that takes its place.

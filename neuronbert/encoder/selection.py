@@ -155,7 +155,7 @@ class _Gather:
 
 
 class _OneHot:
-    """By product with matrices of zeros and ones, where gather and scatter are a risk.
+    """By product with matrices of zeros and ones, where moving by index is a risk.
 
     Args:
         tokens: How many there are at first.

@@ -29,13 +29,20 @@ from neuronbert import (
 )
 from neuronbert.adaptive.configuration import SELECTIONS
 from neuronbert.adaptive.keeping import Keeping
-from neuronbert.adaptive.search import Front, Plan, Search, Trial
+from neuronbert.adaptive.search import Front, Search, Trial
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.artifact import seal
 from neuronbert.backends import cpu, integer_kernels
 from neuronbert.backends.base import ANYWHERE
 from neuronbert.encoder.adapting import adapt_lengths, encoder_of
-from neuronbert.errors import ArtifactCorruptError, InvalidOptionError, UnsupportedFeatureError, UnsupportedModelError
+from neuronbert.errors import (
+    ArtifactCorruptError,
+    InvalidOptionError,
+    MaskedRowError,
+    UnsupportedFeatureError,
+    UnsupportedModelError,
+)
+from tests.support.lengths import plan
 
 TASKS = sorted(ARCHITECTURES["bert"].heads)
 LENGTHS = (20, 9)
@@ -123,6 +130,23 @@ def test_the_compiled_attention_answers_as_a_program_without_it(
     for name, value in found.items():
         inside = real if value.shape[: real.dim()] == real.shape else torch.ones(value.shape, dtype=torch.bool)
         torch.testing.assert_close(value[inside], plain[name][inside], rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_few_tokens_stay_finite_and_those_of_none_are_refused(
+    tiny: Make, kernels: None, tmp_path: Path
+) -> None:
+    artifact = export(spec(tiny("fill-mask"), "fill-mask"), tmp_path / "out")
+    assert "neuronbert::attend" in "".join(graphs_of(artifact))
+    given = call("fill-mask")
+    given["attention_mask"][0, 1:] = 0
+    given["attention_mask"][1, 3:] = 0
+    model = NeuronAutoModel.from_pretrained(tmp_path / "out")
+    found = model(**given)
+    assert all(value.isfinite().all() for value in found.values())
+    assert found["kept_layers"][1, :3].tolist() == [2, 2, 2], "real tokens go on before padding does"
+    given["attention_mask"][0] = 0
+    with pytest.raises(MaskedRowError, match="row 0"):
+        model(**given)
 
 
 def test_rounded_and_whole_rows_keep_their_own_attention(tiny: Make, kernels: None, tmp_path: Path) -> None:
@@ -267,28 +291,10 @@ def test_models_without_berts_layers_and_decoders_are_refused(tiny: Make, tmp_pa
 
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plan = Plan(
-        model="m",
-        weights_sha256="0" * 64,
-        data_sha256="1" * 64,
-        task="text-classification",
-        metric="accuracy",
-        cost="macs",
-        rows=8,
-        sequence_length=64,
-        layers=2,
-        hidden=32,
-        intermediate=64,
-        drop=0.5,
-        population=8,
-        mutations=6,
-        crossovers=6,
-        probability=0.5,
-        seed=3,
-    )
+    found_by = plan(sequence_length=64, layers=2)
     trials = [Trial(lengths=each, cost=c, score=s) for each, c, s in (((64, 64), 4.0, 0.9), ((40, 18), 2.0, 0.8))]
     path = tmp_path_factory.mktemp("search") / "front.json"
-    path.write_text(Front.of(Search(plan=plan, trials=tuple(trials)), 8, trials).model_dump_json())
+    path.write_text(Front.of(Search(plan=found_by, trials=tuple(trials)), 8, trials).model_dump_json())
     return path
 
 
@@ -335,13 +341,38 @@ def test_the_command_line_refuses_in_one_line(
     options: tuple[str, ...], said: str, tiny: Make, front: Path, tmp_path: Path
 ) -> None:
     given = [str(front) if option == "FRONT" else option for option in options]
-    base = ("export", "--model", tiny("text-classification"), "--sequence-length", "32")
-    found = run(*base, *given, tmp_path / "out")
-    assert found.exit_code in (2, 3)
-    lines = found.stderr.strip().splitlines()
-    assert said in lines[-1]
-    assert lines[-1].startswith("Error: ")
+    model = tiny("text-classification")
+    for command in (("export", tmp_path / "out", "--model", model), ("check", model, "--target", "inf2")):
+        found = run(*command, "--sequence-length", "32", *given)
+        assert found.exit_code in (2, 3)
+        lines = found.stderr.strip().splitlines()
+        assert said in lines[-1]
+        assert lines[-1].startswith("Error: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_looked_at_drops_the_tokens_that_are_asked_for(tiny: Make, front: Path) -> None:
+    def flops(*options: object) -> float:
+        found = run(
+            "check",
+            tiny("fill-mask"),
+            "--task",
+            "fill-mask",
+            "--target",
+            "inf2",
+            "--sequence-length",
+            "32",
+            "--json",
+            *options,
+        )
+        assert found.exit_code == 0, found.stderr
+        return float(json.loads(found.stdout)["programs"][0]["flops"])
+
+    few = flops("--length-config", "(20, 9)")
+    assert few < flops()
+    assert flops("--speedup", "1.5", "--search", front) == few, "(40, 18) of 64 tokens is (20, 9) of 32"
+    assert flops("--layer-config", "(1,)") < flops()
+    assert flops("--length-config", "(20, 9)", "--selection", "one-hot") > few
 
 
 def test_a_file_of_any_length_can_not_drop_tokens(tiny: Make, tmp_path: Path) -> None:

@@ -15,26 +15,9 @@ from neuronbert.adaptive.cost import EncoderSize
 from neuronbert.adaptive.genes import Space, cross, mutate
 from neuronbert.adaptive.search import Front, Plan, Search, Trial, pareto, read_front, read_search
 from neuronbert.errors import DataFileError, InvalidOptionError, MissingFileError
+from tests.support.lengths import plan
 
-PLAN = Plan(
-    model="m",
-    weights_sha256="0" * 64,
-    data_sha256="1" * 64,
-    task="text-classification",
-    metric="accuracy",
-    cost="macs",
-    rows=8,
-    sequence_length=96,
-    layers=4,
-    hidden=32,
-    intermediate=64,
-    drop=0.5,
-    population=8,
-    mutations=6,
-    crossovers=6,
-    probability=0.5,
-    seed=3,
-)
+PLAN = plan()
 spaces = st.builds(
     Space,
     st.builds(EncoderSize, st.integers(1, 12), st.sampled_from([32, 384]), st.sampled_from([64, 1536])),

@@ -31,6 +31,11 @@ def masked(kind, rows, tokens):
     return mask
 
 
+def attend(*given, inverse=0.0, most=0.0):
+    context, received = torch.ops.neuronbert.attend(*given, inverse, most)
+    return context.transpose(1, 2).flatten(2), received
+
+
 def defined(query, key, value, mask, scaling):
     query, key, value = query.double(), key.double(), value.double()
     probabilities = torch.softmax(query @ key.transpose(2, 3) * scaling + mask.double(), dim=-1)
@@ -47,7 +52,7 @@ def defined(query, key, value, mask, scaling):
 def test_the_kernel_gives_what_attention_is_defined_as(kernels, sizes, kind):
     rows, _, tokens, depth = sizes
     given, mask = heads(*sizes), masked(kind, rows, tokens)
-    context, received = torch.ops.neuronbert.attend(*given, mask, depth**-0.5)
+    context, received = attend(*given, mask, depth**-0.5)
     expected = defined(*given, mask, depth**-0.5)
     torch.testing.assert_close(context, expected[0], rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(received, expected[1], rtol=1e-5, atol=2e-6)
@@ -57,7 +62,7 @@ def test_the_kernel_gives_what_attention_is_defined_as(kernels, sizes, kind):
 
 def test_scores_that_are_far_apart_leave_no_nan(kernels):
     query, key, value = heads(1, 2, 40, 16)
-    context, received = torch.ops.neuronbert.attend(100 * query, 100 * key, value, torch.zeros(1, 1, 1, 40), 1.0)
+    context, received = attend(100 * query, 100 * key, value, torch.zeros(1, 1, 1, 40), 1.0)
     expected = defined(100 * query, 100 * key, value, torch.zeros(1, 1, 1, 40), 1.0)
     torch.testing.assert_close(context, expected[0], rtol=1e-2, atol=1e-2)
     assert received.isfinite().all()
@@ -70,7 +75,7 @@ def test_no_number_of_threads_changes_a_bit(kernels):
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(torch.ops.neuronbert.attend(*given, mask, 0.2))
+            found.append(attend(*given, mask, 0.2))
     finally:
         torch.set_num_threads(before)
     assert all(map(torch.equal, *found))
@@ -83,7 +88,19 @@ def test_the_kernel_refuses_other_tensors_than_it_takes(kernels, place, wrong):
     change = {"type": lambda x: x.double(), "size": lambda x: x[..., 1:], "dimensions": lambda x: x[0]}
     given[place] = change[wrong](given[place])
     with pytest.raises(RuntimeError, match=r"attention|mask"):
-        torch.ops.neuronbert.attend(*given, 1.0)
+        attend(*given, 1.0)
+
+
+def test_probabilities_are_counted_before_they_weigh_bytes(kernels):
+    given = [torch.round(20 * tensor) for tensor in heads(2, 3, 30, 16)]
+    mask, scale = masked("padding", 2, 30), 1 / 40
+    context, received = attend(*given, mask, 0.01, inverse=1 / scale, most=25.0)
+    probabilities = torch.softmax(given[0] @ given[1].transpose(2, 3) * 0.01 + mask, dim=-1)
+    counts = torch.round(probabilities / scale).clamp(max=25)
+    assert (counts == 25).any()
+    assert (counts == 1).any()
+    assert torch.equal(context, (counts @ given[2]).transpose(1, 2).flatten(2)), "whole numbers, to the last one"
+    torch.testing.assert_close(received, probabilities.sum((1, 2)), rtol=1e-5, atol=1e-5)
 
 
 class Attention(nn.Module):
@@ -118,6 +135,15 @@ def test_the_kernel_is_put_in_the_place_of_the_steps(kernels):
     assert not kinds & {"aten::baddbmm", "aten::softmax", "aten::matmul", "aten::sum"}
     for ours, expected in zip(module(*given), Attention()(*given), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_probabilities_that_nobody_sums_up_stay_as_they_are(kernels):
+    class Context(Attention):
+        def forward(self, *given):
+            return super().forward(*given)[0]
+
+    module = frozen(Context(), (*heads(2, 3, 20, 16), masked("padding", 2, 20)))
+    assert "neuronbert::attend" not in str(module.graph)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,38 @@ def test_every_row_is_treated_as_published(keeping: Keeping, model_type: str, se
         torch.testing.assert_close(found[row][real], theirs[real], rtol=1e-9, atol=1e-9)
 
 
+def answer(model: Any, tokens: Tensor) -> dict[str, Tensor]:
+    """What a model's own head makes of a row's tokens."""
+    with torch.no_grad():
+        if hasattr(model, "qa_outputs"):
+            start, end = model.qa_outputs(tokens[None]).unbind(-1)
+            return {"start_logits": start, "end_logits": end}
+        pooled = tokens[None] if model.config.model_type == "roberta" else model.bert.pooler(tokens[None])
+        return {"logits": model.classifier(pooled)}
+
+
+@pytest.mark.parametrize("run", [(0, 1, 2, 3), (0, 2)], ids=str)
+@pytest.mark.parametrize("keep_first", [True, False, None])
+@pytest.mark.parametrize("head", ["ForQuestionAnswering", "ForSequenceClassification"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_a_head_answers_from_the_tokens_that_the_published_algorithm_gives(
+    model_type: str, head: str, keep_first: bool | None, run: tuple[int, ...]
+) -> None:
+    name, lengths = f"{'Bert' if model_type == 'bert' else 'Roberta'}{head}", (10, 7, 7, 3)
+    plain, given_rows = build(name, model_type).double(), call()
+    ours = adapt_lengths(
+        build(name, model_type).double(), length_config=lengths, layer_config=run, always_keep_cls_token=keep_first
+    )
+    found = outputs(ours, given_rows)
+    kept_by_default = head != "ForQuestionAnswering"
+    for row in range(3):
+        first = kept_by_default if keep_first is None else keep_first
+        tokens, _ = published(plain.base_model, row_of(given_rows, row), lengths, run, first)
+        for output, theirs in answer(plain, tokens).items():
+            real = given_rows["attention_mask"][row].bool() if output != "logits" else slice(None)
+            torch.testing.assert_close(found[output][row][real], theirs[0][real], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("model_type", "name"), HEADS)
 def test_every_head_answers_as_bert_when_nothing_is_dropped(model_type: str, name: str, method: Any) -> None:
