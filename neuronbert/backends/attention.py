@@ -51,7 +51,7 @@ def _read(softmax: Any) -> tuple[list[Any], Any, Any] | None:
     readers = {use.user.kind(): use.user for use in by_head.output().uses() if use.user.kind() != "aten::size"}
     summed, weighing = readers.pop("aten::flatten", None), next(iter(readers.values()), None)
     received = None if summed is None else _after(summed, "aten::sum")
-    if given is None or received is None or len(readers) != 1:
+    if given is None or received is None or weighing is None or len(readers) != 1:
         return None
     counting = (0.0, 0.0)
     if weighing.kind() == "aten::mul":
