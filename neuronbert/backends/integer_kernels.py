@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import platform
+import stat
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -48,7 +49,9 @@ def build_kernels() -> Path:
     if available():
         return library
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(library)
+        if why := _exposed(library.parent):
+            raise KernelBuildError(why)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder, _beside_python():
             cpp_extension.load(
                 _NAME,
@@ -57,7 +60,9 @@ def build_kernels() -> Path:
                 build_directory=folder,
                 is_python_module=False,
             )
-            (Path(folder) / library.name).replace(library)  # whole or not at all: it is loaded already
+            made = Path(folder) / library.name
+            made.chmod(0o755)  # whatever the umask lets others write
+            made.replace(library)  # whole or not at all: it is loaded already
     except (RuntimeError, OSError) as error:
         raise KernelBuildError(first_line(error)) from error
     available.cache_clear()
@@ -77,11 +82,21 @@ def _beside_python() -> Iterator[None]:
 
 @cache
 def available() -> bool:
-    """Whether the kernels were built on this machine for this version; they are loaded then."""
+    """Whether the kernels were built on this machine for this version; they are loaded then.
+
+    What somebody else could have put there is not: a library runs as soon as it is loaded.
+    """
     if hasattr(torch.ops.neuronbert, "ibert_linear"):
         return True
     library = _library()
-    if not library.is_file():
+    try:
+        if not library.is_file():
+            return False
+        why = _exposed(library)
+    except OSError as error:  # a folder of root's that only root enters
+        why = first_line(error)
+    if why:
+        logger.warning("The integer kernels aren't loaded (%s): programs give the same results, slower.", why)
         return False
     try:
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
@@ -160,6 +175,26 @@ def _library() -> Path:
         _processor(),
     ]
     return cache_folder() / "kernels" / hashlib.sha256(b"\0".join(told)).hexdigest()[:16] / f"{_NAME}.so"
+
+
+def _make_private(library: Path) -> None:
+    cache_folder().mkdir(mode=0o755, parents=True, exist_ok=True)
+    for folder in (library.parents[1], library.parent):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _exposed(path: Path) -> str:
+    """Who else could have written a file or a folder, or put it where it is, up to the cache's folder; or nothing."""
+    root = cache_folder()
+    for place in (path, *path.parents):
+        found = place.stat()
+        if found.st_uid not in (0, os.geteuid()):
+            return f"{place} belongs to another user (id {found.st_uid}), neither to this one nor to root"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"others can write {place}; chmod go-w {place} if nobody did"
+        if place == root:
+            break
+    return ""
 
 
 def _processor() -> bytes:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -111,3 +115,56 @@ def test_a_machine_without_a_compiler_says_what_is_missing(monkeypatch, tmp_path
     with pytest.raises(KernelBuildError, match=r"Ninja is required.*g\+\+"):
         integer_kernels.build_kernels()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_the_library_lies_where_only_its_owner_writes():
+    library = integer_kernels._library()
+    assert [place.stat().st_mode & 0o777 for place in (library.parent, library.parents[1])] == [0o700, 0o700]
+    assert library.stat().st_mode & 0o022 == 0
+
+
+LOADING = """
+import os, sys
+from neuronbert.backends import integer_kernels
+
+library = integer_kernels._library()
+for place in (library, library.parent, library.parents[1], library.parents[2]):
+    for bit in (0o020, 0o002):
+        before = place.stat().st_mode
+        place.chmod(before | bit)
+        print(place.name, integer_kernels.available.__wrapped__())
+        place.chmod(before)
+real = os.geteuid()
+os.geteuid = lambda: library.stat().st_uid + 1
+if library.stat().st_uid:
+    print("another", integer_kernels.available.__wrapped__())
+os.geteuid = lambda: real
+print("own", integer_kernels.available())
+"""
+
+
+def test_a_library_that_others_could_have_written_is_not_loaded():
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True)
+    *refused, own = done.stdout.splitlines()
+    assert own == "own True"
+    assert len(refused) == 8 + bool(os.geteuid())
+    assert all(line.endswith(" False") for line in refused)
+    assert done.stderr.count("others can write") == 8
+    assert done.stderr.count("The integer kernels aren't loaded") == len(refused)
+
+
+def test_a_library_of_another_user_is_told_from_ones_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path))
+    assert integer_kernels._exposed(tmp_path) == ""
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 12345, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert "belongs to another user" in integer_kernels._exposed(tmp_path)
+
+
+def test_nothing_is_built_where_others_write(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(integer_kernels, "available", lambda: False)
+    tmp_path.chmod(0o777)
+    with pytest.raises(KernelBuildError, match="others can write"):
+        integer_kernels.build_kernels()
