@@ -214,13 +214,20 @@ def carry(head: Any) -> Any:
     """
     for encoder in head.modules():
         if isinstance(encoder, Encoder) and isinstance(encoder.arithmetic, IntegerArithmetic):
-            encoder.embeddings = CarriedEmbeddings(encoder.embeddings)
-            for layer in encoder.encoder.layer:
-                layer.attention.self = CarriedAttention(layer.attention.self)
-                layer.attention.output = CarriedOutput(layer.attention.output)
-                layer.intermediate = CarriedIntermediate(layer.intermediate)
-                layer.output = CarriedOutput(layer.output)
+            try:
+                _carry_encoder(encoder)
+            except OverflowError as error:
+                raise IntegerRangeError("encoder", "a constant of it is too wide to be carried in fp32") from error
     return head
+
+
+def _carry_encoder(encoder: Any) -> None:
+    encoder.embeddings = CarriedEmbeddings(encoder.embeddings)
+    for layer in encoder.encoder.layer:
+        layer.attention.self = CarriedAttention(layer.attention.self)
+        layer.attention.output = CarriedOutput(layer.attention.output)
+        layer.intermediate = CarriedIntermediate(layer.intermediate)
+        layer.output = CarriedOutput(layer.output)
 
 
 def _interval(bits: int) -> tuple[int, int]:

@@ -331,15 +331,22 @@ def _without(part):
     return drop
 
 
+def _apart(weights):
+    for place, extent in (("pre_output_act", 1e6), ("output.ln_input_act", 1.2e-5)):
+        for end in ("min", "max"):
+            weights[f"bert.encoder.layer.1.{place}.x_{end}"] = torch.tensor([extent])
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         ({"weights": _without("")}, "no range"),
         ({"weights": _without("layer.1.pre_output_act")}, "layer.1.pre_output_act"),
+        ({"weights": _apart}, "encoder.layer.1 can't be computed on integers"),
         ({"config": lambda config: config.update(force_dequant="all")}, "force_dequant is 'all'"),
         ({"config": lambda config: config.update(hidden_act="relu")}, "hidden_act='relu'"),
     ],
-    ids=["uncalibrated", "half-calibrated", "force_dequant", "hidden_act"],
+    ids=["uncalibrated", "half-calibrated", "apart", "force_dequant", "hidden_act"],
 )
 @pytest.mark.parametrize("command", [("export", "--quantization", "ibert"), ("export",)], ids=["named", "auto"])
 def test_the_command_refuses_in_one_line_and_leaves_nothing(altered, run, tmp_path, spoil, said, command):
