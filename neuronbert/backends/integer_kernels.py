@@ -31,8 +31,8 @@ logger = logging.getLogger("neuronbert")
 
 SOURCES: Final = tuple(Path(__file__).with_name(f"{name}_kernels.cpp") for name in ("integer", "attention"))
 _NAME: Final = "neuronbert_integers"
-_FLAGS: Final = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp")
-_ALONE: Final = ("linear", "gelu", "norm", "add_norm")
+_ALONE: Final = {"linear": 4, "gelu": 5, "norm": 4, "add_norm": 9}
+"""What a kernel of its own takes the place of, by the number of its arguments."""
 _PREFIX: Final = "_ibert_"
 _TENSOR: Final = torch._C.TensorType.get()
 
@@ -56,7 +56,7 @@ def build_kernels() -> Path:
             cpp_extension.load(
                 _NAME,
                 list(map(str, SOURCES)),
-                extra_cflags=list(_FLAGS),
+                extra_cflags=_flags(platform.machine()),
                 build_directory=folder,
                 is_python_module=False,
             )
@@ -120,7 +120,9 @@ def install(module: Any, methods: Iterable[str]) -> None:
             continue
         for step in _ALONE:
             for node in calls[step]:
-                _replace(graph, node, f"neuronbert::ibert_{step}", list(node.inputs())[1:])
+                given = list(node.inputs())[1:]
+                if len(given) == _ALONE[step]:  # a program may be anybody's: what isn't known stays as it is
+                    _replace(graph, node, f"neuronbert::ibert_{step}", given)
         for node in calls["context"]:
             inputs = _attention(node)
             if inputs is not None:
@@ -137,7 +139,8 @@ def _step(node: Any) -> str:
     """The step that a node calls, or nothing."""
     if node.kind() != "prim::CallFunction":
         return ""
-    name: str = next(node.inputs()).node().s("name")
+    function = next(node.inputs()).node()
+    name: str = function.s("name") if function.hasAttribute("name") else ""
     return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else ""
 
 
@@ -151,19 +154,37 @@ def _replace(graph: Any, node: Any, kind: str, inputs: list[Any]) -> None:
 
 def _attention(context: Any) -> list[Any] | None:
     """What one kernel needs for the scores, the softmax and the context, if nothing else reads what is between them."""
-    _, probabilities, value, by = context.inputs()
-    softmax = probabilities.node()
-    if _step(softmax) != "softmax" or not _read_once(probabilities):
+    if (of_context := _given(context, "context", 3)) is None:
         return None
-    _, scores, attended, constants = softmax.inputs()
-    if _step(scores.node()) != "scores" or not _read_once(scores):
+    probabilities, value, by = of_context
+    if not _read_once(probabilities) or (of_softmax := _given(probabilities.node(), "softmax", 3)) is None:
         return None
-    _, query, key = scores.node().inputs()
-    return [query, key, value, attended, constants, by]
+    scores, attended, constants = of_softmax
+    if not _read_once(scores) or (of_scores := _given(scores.node(), "scores", 2)) is None:
+        return None
+    return [*of_scores, value, attended, constants, by]
+
+
+def _given(node: Any, step: str, count: int) -> list[Any] | None:
+    """The arguments of a step's call; None if it is anything else, or has another number of them."""
+    if _step(node) != step:
+        return None
+    given = list(node.inputs())[1:]
+    return given if len(given) == count else None
 
 
 def _read_once(value: Any) -> bool:
     return len(list(value.uses())) == 1
+
+
+def _flags(machine: str) -> list[str]:
+    """What a compiler is told; GCC refuses another processor's options.
+
+    Args:
+        machine: As `platform.machine` names it.
+    """
+    wide = ["-mprefer-vector-width=512"] if machine in ("x86_64", "AMD64") else []
+    return ["-O3", "-march=native", *wide, "-fopenmp"]
 
 
 def _library() -> Path:
@@ -171,7 +192,7 @@ def _library() -> Path:
     told = [
         *(source.read_bytes() for source in SOURCES),
         torch.__version__.encode(),
-        " ".join(_FLAGS).encode(),
+        " ".join(_flags(platform.machine())).encode(),
         _processor(),
     ]
     return cache_folder() / "kernels" / hashlib.sha256(b"\0".join(told)).hexdigest()[:16] / f"{_NAME}.so"
