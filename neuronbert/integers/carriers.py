@@ -126,6 +126,9 @@ class CarriedAttention(nn.Module):
         if self.attention_head_size * 2**14 > EXACT:
             problem = f"a score adds {self.attention_head_size} products up, and fp32 has room for {EXACT // 2**14}"
             raise IntegerRangeError("attention", problem)
+        if not site.real and not carried.softmax_fits(self.attention_head_size, site.constants[0]):
+            problem = f"fp32 rounds the differences of scores of {self.attention_head_size} products at so fine a scale"
+            raise IntegerRangeError("attention", problem)
         self.query, self.key, self.value, self.scale = site.query, site.key, site.value, site.scale
         self.scores, self.real, self.constants = site.scores, site.real, site.constants
         self.products, self.by, self.by_context = CarriedProducts(site.products), Ratio(site.by), Ratio(site.by_context)
