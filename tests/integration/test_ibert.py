@@ -398,6 +398,19 @@ def test_activations_beyond_the_calibrated_range_saturate_and_are_counted(altere
     assert saturation.summary({}) == ""
 
 
+def test_what_floats_cut_off_is_counted_too(altered):
+    def shrink(weights):
+        for place in ("pre_output_act", "output.output_activation"):
+            for end in ("min", "max"):
+                weights[f"bert.encoder.layer.1.{place}.x_{end}"] /= 50
+
+    loaded = head_of(altered(lambda config: config.update(force_dequant="nonlinear"), shrink))
+    with torch.no_grad(), saturation.counted(loaded.head) as shares:
+        loaded.head(*rows_of(loaded, SHAPES[1]))
+    for place in ("intermediate", "output"):
+        assert shares[f"encoder.layer.1.{place}"].ratio > 0.1
+
+
 def test_an_artifact_holds_a_program_that_is_exactly_its_reference(quantized, tmp_path, without_kernels):
     spec = ExportSpec(str(quantized), (StaticShape(2, 16),), "text-classification", target="cpu")
     artifact = export(spec, tmp_path / "out")
@@ -613,6 +626,31 @@ def test_training_moves_ranges_and_weights_and_the_integers_follow(source, quant
         expected = model.eval()(**given).logits
     # What is trained has no polynomials, and two roundings less; random weights pass on every step of difference.
     assert (rounded_ - expected).abs().max() < 0.35 * (wanted - wanted.mean()).abs().max()
+
+
+def test_shifts_are_kept_where_nothing_was_trained(altered):
+    def shift(weights):
+        weights["bert.encoder.layer.1.output.LayerNorm.shift"] = torch.tensor([3.0])
+
+    folder = altered(weights=shift)
+    assert ibert.learned(trainable(folder)).shifts == ibert.read(Checkpoint.open(folder).weight_files).shifts
+    assert ibert.learned(trainable(folder)).shifts["encoder.layer.1.output.LayerNorm"] == 3
+
+
+def test_padding_moves_no_range(quantized):
+    ids, mask = torch.randint(5, 99, (2, 8)), torch.ones(2, 8, dtype=torch.int64)
+    longer = torch.cat([ids, torch.randint(5, 99, (2, 4))], 1), torch.cat([mask, torch.zeros(2, 4).long()], 1)
+    found = []
+    for given in ((ids, mask), longer, (longer[0], None)):
+        model = trainable(quantized)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model(input_ids=given[0], attention_mask=given[1])
+        found.append(ibert.learned(model).extents)
+    short, padded, all_ = found
+    assert padded == pytest.approx(short, rel=1e-3)  # a rounding that falls the other way is a fifth of that
+    assert all_ != pytest.approx(short, rel=1e-3)
 
 
 def test_in_evaluation_ranges_stand_still(quantized):
