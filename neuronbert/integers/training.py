@@ -117,8 +117,7 @@ class Training(Observing):
 
     def _leave_padding_out(self, _: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
         given = args[1] if len(args) > 1 else options.get("attention_mask")
-        told = given is not None and given.dim() == 2 and bool(given.any())
-        self.mask = given.bool() if told else None
+        self.mask = given.bool() if given is not None and given.dim() == 2 and bool(given.any()) else None
 
     def _dropped(self, site: Any, shares: Tensor) -> Tensor:
         dropped: Tensor = site.dropout(shares)
