@@ -25,7 +25,7 @@ using at::Tensor;
 constexpr int64_t kRows = 128;       // Rows of a product at a time, so that its sums stay in the cache.
 constexpr int64_t kLanes = 16;       // int32 in a register.
 constexpr int64_t kGroup = 4;        // Bytes that one instruction adds into a sum.
-constexpr int64_t kPadding = 1 << 20;
+constexpr int64_t kLongest = 1 << 16;  // Sums of so many products of an unsigned and a signed byte have 31 bits.
 
 void check(const Tensor& tensor, at::ScalarType type, at::IntArrayRef sizes) {
   TORCH_CHECK(tensor.scalar_type() == type && tensor.sizes() == sizes, "an integer step was given another tensor than it takes");
@@ -42,13 +42,18 @@ struct Dyadic {
       : multiplier(by.data_ptr<int64_t>()), half(multiplier + by.size(1)), shift(half + by.size(1)) {}
 };
 
+// The sum as 32 bits have it, as torch's has: of a program's own weights it never has more.
+inline int64_t plus(int32_t sum, int32_t added) {
+  return static_cast<int32_t>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(added));
+}
+
 // The loops below are written for the compiler to vectorize: no calls, no branches, pointers that don't overlap.
 #define ALONE __restrict__
 
 void narrow_row(const int32_t* ALONE sums, const int32_t* ALONE added, int64_t columns, const Dyadic& by, int8_t* ALONE out) {
   const int64_t *ALONE multiplier = by.multiplier, *ALONE half = by.half, *ALONE shift = by.shift;
   for (int64_t c = 0; c < columns; ++c) {
-    int64_t value = (int64_t{sums[c] + added[c]} * multiplier[c] + half[c]) >> (shift[c] & 63);
+    int64_t value = (plus(sums[c], added[c]) * multiplier[c] + half[c]) >> (shift[c] & 63);
     value = value < -128 ? -128 : value;
     out[c] = static_cast<int8_t>(value > 127 ? 127 : value);
   }
@@ -67,7 +72,7 @@ void gelu_row(const int32_t* ALONE sums, const int32_t* ALONE added, int64_t col
   const int64_t *ALONE multiplier = by.multiplier, *ALONE half = by.half, *ALONE shift = by.shift;
   const int64_t *ALONE b = constants, *ALONE c_ = constants + columns, *ALONE one = constants + 2 * columns;
   for (int64_t c = 0; c < columns; ++c) {
-    int64_t value = sums[c] + added[c];
+    int64_t value = plus(sums[c], added[c]);
     int64_t size = value < 0 ? -value : value;
     int64_t beyond = (size < b[c] ? size : b[c]) - b[c];
     int64_t erf = beyond * beyond + c_[c];
@@ -167,7 +172,7 @@ void add_row(const int32_t* ALONE sums, const int32_t* ALONE added, const int8_t
   const int64_t times = by_residual.multiplier[0], middle = by_residual.half[0], down = by_residual.shift[0] & 63;
   const int64_t most = int64_t{1} << 40, top = (1 << 21) - 1;
   for (int64_t c = 0; c < columns; ++c) {
-    int64_t value = (int64_t{sums[c] + added[c]} * multiplier[c] + half[c]) >> (shift[c] & 63);
+    int64_t value = (plus(sums[c], added[c]) * multiplier[c] + half[c]) >> (shift[c] & 63);
     value = value < -most ? -most : value;
     value = value > most ? most : value;
     int64_t beside = (residual[c] * times + middle) >> down;
@@ -296,9 +301,16 @@ void mask_row(int32_t* ALONE scores, const int32_t* ALONE offset, const int32_t*
   for (int64_t i = 0; i < width; ++i) scores[i] = told[i] ? scores[i] - offset[i] : -2147483647;
 }
 
+bool within(int64_t value, int64_t least, int64_t most) { return least <= value && value <= most; }
+
+// With these no product has more than 62 bits, and no shift is negative: what is left of a multiple of ln 2 is below it,
+// which takes the reciprocal to be ln 2's.
 void check_softmax(at::IntArrayRef k) {
   TORCH_CHECK(k.size() == 8, "a softmax has eight constants");
-  TORCH_CHECK(k[0] >= 0 && k[0] < 32 && k[1] > 0 && k[1] < kPadding && k[6] > 0 && k[6] < 62, "its constants are out of range");
+  TORCH_CHECK(within(k[0], 0, 61) && within(k[1], 1, 1 << 14) && k[2] == (int64_t{1} << 34) / k[1] + 1 &&
+                  within(k[3], 0, 1 << 16) && within(k[4], 0, 1 << 30) && within(k[5], 0, int64_t{1} << 31) &&
+                  within(k[6], 1, 61) && within(k[7], 0, 32767),
+              "its constants are out of range");
 }
 
 struct Heads {  // [B, N, S, D], bytes
@@ -317,6 +329,7 @@ Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const
               const Tensor& by) {
   Heads q(query), k(key), v(value);
   TORCH_CHECK(key.sizes() == value.sizes() && q.rows == k.rows && q.heads == k.heads && q.size == k.size, "heads differ");
+  TORCH_CHECK(within(k.length, 1, kLongest) && within(k.size, 1, kLongest), "attention is of 1 to 65536 keys, and as many columns");
   check_softmax(constants);
   check_by(by, 1);
   TORCH_CHECK(attended.scalar_type() == at::kBool, "a mask of an integer encoder says yes or no");

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import platform
+import stat
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -30,8 +31,8 @@ logger = logging.getLogger("neuronbert")
 
 SOURCES: Final = tuple(Path(__file__).with_name(f"{name}_kernels.cpp") for name in ("integer", "attention"))
 _NAME: Final = "neuronbert_integers"
-_FLAGS: Final = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp")
-_ALONE: Final = ("linear", "gelu", "norm", "add_norm")
+_ALONE: Final = {"linear": 4, "gelu": 5, "norm": 4, "add_norm": 9}
+"""What a kernel of its own takes the place of, by the number of its arguments."""
 _PREFIX: Final = "_ibert_"
 _TENSOR: Final = torch._C.TensorType.get()
 
@@ -48,16 +49,20 @@ def build_kernels() -> Path:
     if available():
         return library
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(library)
+        if why := _exposed(library.parent):
+            raise KernelBuildError(why)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder, _beside_python():
             cpp_extension.load(
                 _NAME,
                 list(map(str, SOURCES)),
-                extra_cflags=list(_FLAGS),
+                extra_cflags=_flags(platform.machine()),
                 build_directory=folder,
                 is_python_module=False,
             )
-            (Path(folder) / library.name).replace(library)  # whole or not at all: it is loaded already
+            made = Path(folder) / library.name
+            made.chmod(0o755)  # whatever the umask lets others write
+            made.replace(library)  # whole or not at all: it is loaded already
     except (RuntimeError, OSError) as error:
         raise KernelBuildError(first_line(error)) from error
     available.cache_clear()
@@ -77,11 +82,21 @@ def _beside_python() -> Iterator[None]:
 
 @cache
 def available() -> bool:
-    """Whether the kernels were built on this machine for this version; they are loaded then."""
+    """Whether the kernels were built on this machine for this version; they are loaded then.
+
+    What somebody else could have put there is not: a library runs as soon as it is loaded.
+    """
     if hasattr(torch.ops.neuronbert, "ibert_linear"):
         return True
     library = _library()
-    if not library.is_file():
+    try:
+        if not library.is_file():
+            return False
+        why = _exposed(library)
+    except OSError as error:  # a folder of root's that only root enters
+        why = first_line(error)
+    if why:
+        logger.warning("The integer kernels aren't loaded (%s): programs give the same results, slower.", why)
         return False
     try:
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
@@ -105,7 +120,9 @@ def install(module: Any, methods: Iterable[str]) -> None:
             continue
         for step in _ALONE:
             for node in calls[step]:
-                _replace(graph, node, f"neuronbert::ibert_{step}", list(node.inputs())[1:])
+                given = list(node.inputs())[1:]
+                if len(given) == _ALONE[step]:  # a program may be anybody's: what isn't known stays as it is
+                    _replace(graph, node, f"neuronbert::ibert_{step}", given)
         for node in calls["context"]:
             inputs = _attention(node)
             if inputs is not None:
@@ -122,7 +139,8 @@ def _step(node: Any) -> str:
     """The step that a node calls, or nothing."""
     if node.kind() != "prim::CallFunction":
         return ""
-    name: str = next(node.inputs()).node().s("name")
+    function = next(node.inputs()).node()
+    name: str = function.s("name") if function.hasAttribute("name") else ""
     return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else ""
 
 
@@ -136,19 +154,37 @@ def _replace(graph: Any, node: Any, kind: str, inputs: list[Any]) -> None:
 
 def _attention(context: Any) -> list[Any] | None:
     """What one kernel needs for the scores, the softmax and the context, if nothing else reads what is between them."""
-    _, probabilities, value, by = context.inputs()
-    softmax = probabilities.node()
-    if _step(softmax) != "softmax" or not _read_once(probabilities):
+    if (of_context := _given(context, "context", 3)) is None:
         return None
-    _, scores, attended, constants = softmax.inputs()
-    if _step(scores.node()) != "scores" or not _read_once(scores):
+    probabilities, value, by = of_context
+    if not _read_once(probabilities) or (of_softmax := _given(probabilities.node(), "softmax", 3)) is None:
         return None
-    _, query, key = scores.node().inputs()
-    return [query, key, value, attended, constants, by]
+    scores, attended, constants = of_softmax
+    if not _read_once(scores) or (of_scores := _given(scores.node(), "scores", 2)) is None:
+        return None
+    return [*of_scores, value, attended, constants, by]
+
+
+def _given(node: Any, step: str, count: int) -> list[Any] | None:
+    """The arguments of a step's call; None if it is anything else, or has another number of them."""
+    if _step(node) != step:
+        return None
+    given = list(node.inputs())[1:]
+    return given if len(given) == count else None
 
 
 def _read_once(value: Any) -> bool:
     return len(list(value.uses())) == 1
+
+
+def _flags(machine: str) -> list[str]:
+    """What a compiler is told; GCC refuses another processor's options.
+
+    Args:
+        machine: As `platform.machine` names it.
+    """
+    wide = ["-mprefer-vector-width=512"] if machine in ("x86_64", "AMD64") else []
+    return ["-O3", "-march=native", *wide, "-fopenmp"]
 
 
 def _library() -> Path:
@@ -156,10 +192,30 @@ def _library() -> Path:
     told = [
         *(source.read_bytes() for source in SOURCES),
         torch.__version__.encode(),
-        " ".join(_FLAGS).encode(),
+        " ".join(_flags(platform.machine())).encode(),
         _processor(),
     ]
     return cache_folder() / "kernels" / hashlib.sha256(b"\0".join(told)).hexdigest()[:16] / f"{_NAME}.so"
+
+
+def _make_private(library: Path) -> None:
+    cache_folder().mkdir(mode=0o755, parents=True, exist_ok=True)
+    for folder in (library.parents[1], library.parent):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _exposed(path: Path) -> str:
+    """Who else could have written a file or a folder, or put it where it is, up to the cache's folder; or nothing."""
+    root = cache_folder()
+    for place in (path, *path.parents):
+        found = place.stat()
+        if found.st_uid not in (0, os.geteuid()):
+            return f"{place} belongs to another user (id {found.st_uid}), neither to this one nor to root"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"others can write {place}; chmod go-w {place} if nobody did"
+        if place == root:
+            break
+    return ""
 
 
 def _processor() -> bytes:

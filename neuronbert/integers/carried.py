@@ -98,7 +98,7 @@ def products(hidden: Tensor, weight: Tensor, bias: Limbs, parts: list[tuple[int,
 
 
 def softmax(scores: Tensor, attended: Tensor, constants: list[int]) -> Tensor:
-    """`nonlinear.softmax` of scores below 2 ** 21: 0 to 255.
+    """`nonlinear.softmax` of scores whose differences `softmax_fits`: 0 to 255.
 
     Raises:
         OverflowError: there are more than TOKENS of them.
@@ -117,6 +117,16 @@ def softmax(scores: Tensor, attended: Tensor, constants: list[int]) -> Tensor:
     return torch.floor((rounded * high + lower) * 2.0 ** (BITS - 24)).clamp(max=255.0)
 
 
+def softmax_fits(size: int, coarser: int) -> bool:
+    """Whether fp32 has each difference of two scores, and half a step of what they are rounded to more.
+
+    Args:
+        size: Of a head: a score adds so many products of two bytes up.
+        coarser: The first constant of `Exp`.
+    """
+    return size * 2**15 + ((1 << coarser) >> 1) <= EXACT
+
+
 def _highest(constants: list[int]) -> int:
     """The rounded exponential of 0, which every row has."""
     _, _, _, _, c, multiplier, shift, most = constants
@@ -130,7 +140,7 @@ def _exponentials(below: Tensor, constants: list[int]) -> Tensor:
     """`nonlinear.exp` of numbers below the row's highest, rounded to 15 bits."""
     coarser, ln2, _, b, c, multiplier, shift, most = constants
     half = (1 << coarser) >> 1
-    if half > 2**22:
+    if half > EXACT:
         raise OverflowError(coarser)
     below = torch.floor((below + half) * 2.0**-coarser).clamp(0, 30 * ln2)
     halvings = torch.floor(below * (1.0 / ln2))

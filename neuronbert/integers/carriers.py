@@ -126,6 +126,9 @@ class CarriedAttention(nn.Module):
         if self.attention_head_size * 2**14 > EXACT:
             problem = f"a score adds {self.attention_head_size} products up, and fp32 has room for {EXACT // 2**14}"
             raise IntegerRangeError("attention", problem)
+        if not site.real and not carried.softmax_fits(self.attention_head_size, site.constants[0]):
+            problem = f"fp32 rounds the differences of scores of {self.attention_head_size} products at so fine a scale"
+            raise IntegerRangeError("attention", problem)
         self.query, self.key, self.value, self.scale = site.query, site.key, site.value, site.scale
         self.scores, self.real, self.constants = site.scores, site.real, site.constants
         self.products, self.by, self.by_context = CarriedProducts(site.products), Ratio(site.by), Ratio(site.by_context)
@@ -214,13 +217,20 @@ def carry(head: Any) -> Any:
     """
     for encoder in head.modules():
         if isinstance(encoder, Encoder) and isinstance(encoder.arithmetic, IntegerArithmetic):
-            encoder.embeddings = CarriedEmbeddings(encoder.embeddings)
-            for layer in encoder.encoder.layer:
-                layer.attention.self = CarriedAttention(layer.attention.self)
-                layer.attention.output = CarriedOutput(layer.attention.output)
-                layer.intermediate = CarriedIntermediate(layer.intermediate)
-                layer.output = CarriedOutput(layer.output)
+            try:
+                _carry_encoder(encoder)
+            except OverflowError as error:
+                raise IntegerRangeError("encoder", "a constant of it is too wide to be carried in fp32") from error
     return head
+
+
+def _carry_encoder(encoder: Any) -> None:
+    encoder.embeddings = CarriedEmbeddings(encoder.embeddings)
+    for layer in encoder.encoder.layer:
+        layer.attention.self = CarriedAttention(layer.attention.self)
+        layer.attention.output = CarriedOutput(layer.attention.output)
+        layer.intermediate = CarriedIntermediate(layer.intermediate)
+        layer.output = CarriedOutput(layer.output)
 
 
 def _interval(bits: int) -> tuple[int, int]:

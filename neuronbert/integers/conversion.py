@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from neuronbert.errors import UnsupportedFeatureError
+from neuronbert.errors import IntegerRangeError, UnsupportedFeatureError
 from neuronbert.integers.calibrated import Calibrated
 from neuronbert.integers.embeddings import IntegerEmbeddings
 from neuronbert.integers.layers import IntegerAttention, IntegerIntermediate, IntegerOutput
@@ -35,10 +35,16 @@ def convert(base: Any, ranges: Ranges, force_dequant: ForceDequant = "none") -> 
     if getattr(base.config, "is_decoder", False):
         raise UnsupportedFeatureError("is_decoder", True, "I-BERT's heads see the whole row")
     ranges.check(len(base.encoder.layer))
-    embeddings = IntegerEmbeddings(base.embeddings, Calibrated("embeddings", ranges, force_dequant))
-    base.embeddings, scale = embeddings, embeddings.scale
-    for index, layer in enumerate(base.encoder.layer):
-        scale = _convert_layer(layer, scale, Calibrated(f"encoder.layer.{index}", ranges, force_dequant))
+    place = Calibrated("embeddings", ranges, force_dequant)
+    try:
+        base.embeddings = IntegerEmbeddings(base.embeddings, place)
+        scale = base.embeddings.scale
+        for index, layer in enumerate(base.encoder.layer):
+            place = Calibrated(f"encoder.layer.{index}", ranges, force_dequant)
+            scale = _convert_layer(layer, scale, place)
+    except OverflowError as error:  # wherever two scales meet
+        problem = "a range or a weight is out of all proportion to those it is computed with"
+        raise IntegerRangeError(place.name, problem) from error
 
 
 def _convert_layer(layer: Any, scale: float, place: Calibrated) -> float:

@@ -19,6 +19,9 @@ ForceDequant = Literal["none", "gelu", "softmax", "layernorm", "nonlinear"]
 FORCE_DEQUANT: Final[tuple[ForceDequant, ...]] = get_args(ForceDequant)
 PROBABILITY: Final = 2.0**-8
 """The scale of attention probabilities."""
+LEAST: Final = -128
+MOST: Final = 127
+"""Where what lies between the steps is cut off, whatever computed it."""
 
 
 def softmax(scores: Tensor, attended: Tensor, scale: float) -> Tensor:
@@ -39,4 +42,4 @@ def layer_norm(values: Tensor, site: Any, scales: tuple[float, float]) -> Tensor
 
 
 def _narrow(values: Tensor, scale: float) -> Tensor:
-    return torch.round(values / scale).clamp(-127, 126)
+    return torch.round(values / scale).clamp(LEAST, MOST)

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
-
 from neuronbert.integers.arithmetic import IntegerArithmetic
+from neuronbert.integers.dequantized import LEAST, MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,8 +75,7 @@ class _Counting(IntegerArithmetic):
     def _count(self, site: Any, result: Integers, part: str = "") -> Integers:
         name = f"{self._names[id(site)]}.{part}" if part else self._names[id(site)]
         share = self._shares.setdefault(name, Share())
-        bounds = torch.iinfo(result.values.dtype)
-        share.ends += int(((result.values == bounds.min) | (result.values == bounds.max)).sum())
+        share.ends += int(((result.values == LEAST) | (result.values == MOST)).sum())
         share.total += result.values.numel()
         return result
 

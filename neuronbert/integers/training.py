@@ -1,10 +1,11 @@
 """Quantization-aware fine-tuning: the float encoder with I-BERT's arithmetic in it, whose gradients pass rounding by.
 
-Owns: the arithmetic that is trained. Knows nothing of data, losses or files. As in the paper: weights and what lies
-between the steps are rounded to 8 bits, GELU and softmax are the polynomials of nonlinear.py, ranges are averages over
-batches (they move in training mode only), and the gradient of rounding is the identity inside a range and nothing
-beyond it. What has 16 bits or more in the integer reference has fp32's here: LayerNorm is torch's own, and so are the
-sums before it. So the two round a value differently where it lies near the middle of two integers, and only there.
+Owns: the arithmetic that is trained. Knows nothing of data, losses or files. As in the paper: weights, embedding
+tables, attention probabilities and what lies between the steps are rounded to 8 bits, GELU and softmax are the
+polynomials of nonlinear.py, ranges are averages over batches (they move in training mode only, and padding doesn't
+move them), and the gradient of rounding is the identity inside a range and nothing beyond it. What has 16 bits or
+more in the integer reference has fp32's here: LayerNorm is torch's own, and so are the sums before it. So the two
+round a value differently where it lies near the middle of two integers, and only there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import nn
 from torch.func import functional_call
 
 from neuronbert.integers.calibration import Observing
-from neuronbert.integers.dequantized import PROBABILITY
+from neuronbert.integers.dequantized import LEAST, MOST, PROBABILITY
 from neuronbert.integers.nonlinear import ERF_A, ERF_B, EXP_A, EXP_B, EXP_C, LN2, ROOT_2
 from neuronbert.integers.ranges import WIDE, RangeAverage, Ranges
 from neuronbert.integers.scales import SMALLEST_RANGE, limit
@@ -45,6 +46,8 @@ class Training(Observing):
         super().__init__(base, RangeAverage)
         self._base = base
         self._force_dequant = force_dequant
+        self._shifts = dict(ranges.shifts)
+        base.register_forward_pre_hook(self._leave_padding_out, with_kwargs=True)
         for name, extent in ranges.extents.items():
             self.seen[name] = RangeAverage(-extent, extent)
 
@@ -54,7 +57,9 @@ class Training(Observing):
         Raises:
             UncalibratedError: there were none to begin with, and nothing ran.
         """
-        return self.ranges(lambda _, average: average.extent)
+        found = self.ranges(lambda _, average: average.extent)
+        found.shifts = self._shifts | found.shifts
+        return found
 
     def embed(self, site: Any, given: Mapping[str, Tensor | None]) -> Tensor:
         """See Arithmetic."""
@@ -91,7 +96,7 @@ class Training(Observing):
     def look(self, name: str, values: Tensor) -> Tensor:
         """The values as 8 bits leave them."""
         if self._base.training:
-            super().look(name, values)
+            self._average(name, values)
         if name.endswith(WIDE):
             return values
         average = self.seen[name]
@@ -103,23 +108,37 @@ class Training(Observing):
         if self._base.training:
             super().deviation(name, values)
 
+    def _average(self, name: str, values: Tensor) -> None:
+        mask, tokens = self.mask, values.shape[-2]
+        if mask is not None and mask.shape[1] != tokens:
+            self.mask = None  # tokens were dropped, padding first: what is left counts
+        super().look(name, values)
+        self.mask = mask
+
+    def _leave_padding_out(self, _: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        given = args[1] if len(args) > 1 else options.get("attention_mask")
+        self.mask = given.bool() if given is not None and given.dim() == 2 and bool(given.any()) else None
+
     def _dropped(self, site: Any, shares: Tensor) -> Tensor:
         dropped: Tensor = site.dropout(shares)
         return dropped
 
 
 def rounded(values: Tensor, extent: Tensor, *, weights: bool = False) -> Tensor:
-    """Values rounded to 8 bits over a range; their gradient is that of cutting them off at its ends.
+    """Values rounded to 8 bits over a range; their gradient is the identity inside it, its ends too, and 0 beyond.
 
     Args:
         values: Of any shape.
         extent: The range's, which is 127 steps; of a shape that broadcasts.
         weights: They are cut off at -127 and 126 as weights are, not at -128 and 127 as what lies between the steps is.
     """
-    scale = extent.clamp(min=SMALLEST_RANGE) / limit(8)
-    low, high = (-limit(8), limit(8) - 1) if weights else (-limit(8) - 1, limit(8))
-    cut = torch.maximum(torch.minimum(values, high * scale), low * scale)
-    return _straight(cut, torch.round(cut / scale) * scale)
+    extent = extent.clamp(min=SMALLEST_RANGE)
+    scale = extent / limit(8)
+    low, high = (-limit(8), limit(8) - 1) if weights else (LEAST, MOST)
+    whole = torch.round(values.detach() / scale).clamp(low, high)
+    # A clamp's own gradient is a half, or none, at the very ends, where the largest weight of each row is.
+    inside = (values.detach().abs() <= extent).to(values.dtype)
+    return _straight(values * inside, whole * scale)
 
 
 def gelu(values: Tensor) -> Tensor:

@@ -331,15 +331,22 @@ def _without(part):
     return drop
 
 
+def _apart(weights):
+    for place, extent in (("pre_output_act", 1e6), ("output.ln_input_act", 1.2e-5)):
+        for end in ("min", "max"):
+            weights[f"bert.encoder.layer.1.{place}.x_{end}"] = torch.tensor([extent])
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         ({"weights": _without("")}, "no range"),
         ({"weights": _without("layer.1.pre_output_act")}, "layer.1.pre_output_act"),
+        ({"weights": _apart}, "encoder.layer.1 can't be computed on integers"),
         ({"config": lambda config: config.update(force_dequant="all")}, "force_dequant is 'all'"),
         ({"config": lambda config: config.update(hidden_act="relu")}, "hidden_act='relu'"),
     ],
-    ids=["uncalibrated", "half-calibrated", "force_dequant", "hidden_act"],
+    ids=["uncalibrated", "half-calibrated", "apart", "force_dequant", "hidden_act"],
 )
 @pytest.mark.parametrize("command", [("export", "--quantization", "ibert"), ("export",)], ids=["named", "auto"])
 def test_the_command_refuses_in_one_line_and_leaves_nothing(altered, run, tmp_path, spoil, said, command):
@@ -389,6 +396,19 @@ def test_activations_beyond_the_calibrated_range_saturate_and_are_counted(altere
     said = saturation.summary(shares)
     assert "of 15 places more than 1% of the integers are at the end of their range" in said
     assert saturation.summary({}) == ""
+
+
+def test_what_floats_cut_off_is_counted_too(altered):
+    def shrink(weights):
+        for place in ("pre_output_act", "output.output_activation"):
+            for end in ("min", "max"):
+                weights[f"bert.encoder.layer.1.{place}.x_{end}"] /= 50
+
+    loaded = head_of(altered(lambda config: config.update(force_dequant="nonlinear"), shrink))
+    with torch.no_grad(), saturation.counted(loaded.head) as shares:
+        loaded.head(*rows_of(loaded, SHAPES[1]))
+    for place in ("intermediate", "output"):
+        assert shares[f"encoder.layer.1.{place}"].ratio > 0.1
 
 
 def test_an_artifact_holds_a_program_that_is_exactly_its_reference(quantized, tmp_path, without_kernels):
@@ -606,6 +626,31 @@ def test_training_moves_ranges_and_weights_and_the_integers_follow(source, quant
         expected = model.eval()(**given).logits
     # What is trained has no polynomials, and two roundings less; random weights pass on every step of difference.
     assert (rounded_ - expected).abs().max() < 0.35 * (wanted - wanted.mean()).abs().max()
+
+
+def test_shifts_are_kept_where_nothing_was_trained(altered):
+    def shift(weights):
+        weights["bert.encoder.layer.1.output.LayerNorm.shift"] = torch.tensor([3.0])
+
+    folder = altered(weights=shift)
+    assert ibert.learned(trainable(folder)).shifts == ibert.read(Checkpoint.open(folder).weight_files).shifts
+    assert ibert.learned(trainable(folder)).shifts["encoder.layer.1.output.LayerNorm"] == 3
+
+
+def test_padding_moves_no_range(quantized):
+    ids, mask = torch.randint(5, 99, (2, 8)), torch.ones(2, 8, dtype=torch.int64)
+    longer = torch.cat([ids, torch.randint(5, 99, (2, 4))], 1), torch.cat([mask, torch.zeros(2, 4).long()], 1)
+    found = []
+    for given in ((ids, mask), longer, (longer[0], None)):
+        model = trainable(quantized)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model(input_ids=given[0], attention_mask=given[1])
+        found.append(ibert.learned(model).extents)
+    short, padded, all_ = found
+    assert padded == pytest.approx(short, rel=1e-3)  # a rounding that falls the other way is a fifth of that
+    assert all_ != pytest.approx(short, rel=1e-3)
 
 
 def test_in_evaluation_ranges_stand_still(quantized):

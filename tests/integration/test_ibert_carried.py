@@ -23,9 +23,12 @@ from neuronbert.backends.flat import Flat
 from neuronbert.checkpoint import Checkpoint
 from neuronbert.encoder.model import install
 from neuronbert.errors import IntegerRangeError, UnsupportedFeatureError
+from neuronbert.integers import nonlinear
 from neuronbert.integers.arithmetic import INTEGERS
 from neuronbert.integers.carriers import CarriedAttention, carry
 from neuronbert.integers.conversion import convert
+from neuronbert.integers.nonlinear import softmax_constants
+from neuronbert.integers.scales import scale_of
 from neuronbert.passages import sample
 from neuronbert.quantization.ibert import calibrate
 
@@ -175,6 +178,24 @@ def test_heads_wider_than_fp32_adds_up_are_refused(quantized):
     site.attention_head_size = 1025
     with pytest.raises(IntegerRangeError, match="1025 products"):
         CarriedAttention(site)
+
+
+@pytest.mark.parametrize(
+    ("size", "coarser", "fits"), [(384, 23, True), (385, 23, False), (512, 0, True), (513, 0, False)]
+)
+def test_heads_whose_scores_are_further_apart_than_fp32_counts_are_refused(quantized, size, coarser, fits):
+    site = loaded_of(quantized).head.model.encoder.layer[0].attention.self
+    site.attention_head_size, site.constants = size, softmax_constants(2.0 ** (-14 - coarser), scale_of(1.0, 16))
+    if not fits:
+        with pytest.raises(IntegerRangeError, match=f"scores of {size} products"):
+            CarriedAttention(site)
+        return
+    # The furthest apart that bytes make them, and each by the least step that a rounding would lose.
+    ends = [size * 2**14, size * 2**14 - 1, -size * 128 * 127, 1 - size * 128 * 127, *range(-3, 3)]
+    scores = torch.tensor([[[ends]]])
+    attended = torch.ones(1, dtype=torch.bool)
+    found = CarriedAttention(site).probabilities(scores.to(torch.float32), attended)
+    assert torch.equal(found.to(torch.uint8), nonlinear.softmax(scores.to(torch.int32), attended, site.constants))
 
 
 @pytest.mark.parametrize("selection", ["gather", "one-hot"])

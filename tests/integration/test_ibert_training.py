@@ -94,6 +94,12 @@ def test_gradients_pass_the_rounding_by_and_stop_at_the_ends():
     assert (values.grad[values.detach().abs() > 2.02] == 0).all()
 
 
+def test_the_largest_weight_of_a_row_has_its_gradient():
+    values = torch.tensor([[0.1, -0.2, 0.3], [-0.3, 0.1, 0.2]], requires_grad=True)
+    rounded(values, values.detach().abs().amax(1, keepdim=True), weights=True).sum().backward()
+    assert torch.equal(values.grad, torch.ones(2, 3))
+
+
 def test_the_polynomials_have_gradients_near_those_of_what_they_stand_for():
     values = torch.linspace(-4, 4, 401, requires_grad=True)
     (ours,) = torch.autograd.grad(gelu(values).sum(), values)

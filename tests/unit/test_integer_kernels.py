@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -64,7 +69,7 @@ def test_linear_gelu_and_add_norm(rows, tokens, width, columns):
 
 
 @pytest.mark.parametrize(("rows", "tokens", "size", "heads"), [(1, 5, 8, 1), (2, 33, 20, 3), (2, 128, 64, 2)])
-@pytest.mark.parametrize("scale", [2.0**-19, 4e-4, 0.2])
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**-46.5, 2.0**-19, 4e-4, 0.2])
 def test_attention(rows, tokens, size, heads, scale):
     query, key, value = (whole(rows, tokens, heads, size, seed=i).transpose(1, 2) for i in range(3))
     constants, by = softmax_constants(scale, scale_of(1.0, 16)), dyadic(torch.tensor([0.011]), 28)
@@ -93,11 +98,75 @@ def test_tensors_that_no_program_gives_are_refused(wrong):
 def test_a_softmax_of_hostile_constants_ends_nothing():
     heads = whole(1, 1, 4, 8)
     yes, by = torch.ones(1, dtype=torch.bool), dyadic(torch.tensor([0.01]), 28)
-    for constants in ([0] * 8, [1] * 7, [0, -1, 1, 1, 1, 1, 1, 1]):
+    right = softmax_constants(1e-3, scale_of(1.0, 16))
+    assert torch.ops.neuronbert.ibert_attend(heads, heads, heads, yes, right, by).shape == (1, 4, 8)
+    beyond = [[*right[:i], value, *right[i + 1 :]] for i in range(8) for value in (-1, 2**62)]
+    for constants in (*beyond, [0] * 8, [1] * 7, [0, -1, 1, 1, 1, 1, 1, 1]):
         with pytest.raises(RuntimeError, match="constants"):
             torch.ops.neuronbert.ibert_attend(heads, heads, heads, yes, constants, by)
     # No exponential is more than 0: a division by their sum would end the process.
-    assert torch.ops.neuronbert.ibert_attend(heads, heads, heads, yes, [0, 1, 0, 0, 0, 0, 1, 0], by).shape == (1, 4, 8)
+    nothing = [0, 1, 2**34 + 1, 0, 0, 0, 1, 0]
+    assert torch.ops.neuronbert.ibert_attend(heads, heads, heads, yes, nothing, by).shape == (1, 4, 8)
+
+
+def test_a_row_without_keys_is_refused_as_its_definition_refuses_it():
+    query, none = whole(1, 1, 4, 8), torch.empty(1, 1, 0, 8, dtype=torch.int8)
+    yes, by = torch.ones(1, dtype=torch.bool), dyadic(torch.tensor([0.01]), 28)
+    constants = softmax_constants(1e-3, scale_of(1.0, 16))
+    with pytest.raises((RuntimeError, IndexError)):
+        steps.softmax(steps.scores(query, none), yes, constants)
+    with pytest.raises(RuntimeError, match="1 to 65536 keys"):
+        torch.ops.neuronbert.ibert_attend(query, none, none, yes, constants, by)
+
+
+@pytest.mark.parametrize("bias", [2**31 - 1, -(2**31)])
+def test_sums_beyond_32_bits_are_those_of_the_definition(bias):
+    hidden, weight = whole(1, 5, 32), whole(9, 32, seed=1)
+    added, ops = torch.full((9,), bias, dtype=torch.int32), torch.ops.neuronbert
+    by = ratios(9, 3e-8)
+    assert torch.equal(ops.ibert_linear(hidden, weight, added, by), steps.linear(hidden, weight, added, by))
+    constants, result, bits = gelu_constants(torch.full((9,), 1e-5).double(), torch.full((9,), 2**31))
+    by = dyadic(result / 0.02, bits)
+    found = ops.ibert_gelu(hidden, weight, added, constants, by)
+    assert torch.equal(found, steps.gelu(hidden, weight, added, constants, by))
+
+
+@pytest.mark.parametrize(("machine", "wide"), [("x86_64", True), ("aarch64", False), ("arm64", False)])
+def test_each_processor_has_its_own_options(machine, wide):
+    flags = integer_kernels._flags(machine)
+    assert ("-mprefer-vector-width=512" in flags) == wide
+    assert {"-O3", "-march=native", "-fopenmp"} <= set(flags)
+
+
+_ADDING = "\n".join(f"def _ibert_{step}(a, b, c):\n    return a + b + c" for step in ("context", "softmax"))
+HOSTILE = {
+    "linear": ("def _ibert_linear(a, b):\n    return a + b", "_ibert_linear(x, x)"),
+    "context": ("def _ibert_context(a):\n    return a", "_ibert_context(x)"),
+    "softmax": (f"{_ADDING}\ndef _ibert_softmax(a):\n    return a", "_ibert_context(_ibert_softmax(x), x, x)"),
+    "scores": (
+        f"{_ADDING}\ndef _ibert_scores(a):\n    return a",
+        "_ibert_context(_ibert_softmax(_ibert_scores(x), x, x), x, x)",
+    ),
+}
+"""Functions that are called as steps are, and the call."""
+
+
+@pytest.mark.parametrize("step", HOSTILE)
+def test_a_call_of_another_arity_stays_as_it_is(step, tmp_path):
+    functions, call = HOSTILE[step]
+    source = tmp_path / "hostile_program.py"
+    program = f"class Program(torch.nn.Module):\n    def forward(self, x):\n        return {call}\n"
+    source.write_text(f"import torch\n{functions}\n{program}")
+    spec = importlib.util.spec_from_file_location("hostile_program", source)
+    held = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(held)
+    torch.jit.script(held.Program()).save(tmp_path / "program.pt")
+    program = torch.jit.load(tmp_path / "program.pt").eval()
+    expected = program(torch.ones(2))
+    assert step in [integer_kernels._step(node) for node in program.graph.nodes()]
+    integer_kernels.install(program, ["forward"])
+    assert "neuronbert::" not in str(program.graph)
+    assert torch.equal(program(torch.ones(2)), expected)
 
 
 def test_a_machine_without_a_compiler_says_what_is_missing(monkeypatch, tmp_path):
@@ -111,3 +180,56 @@ def test_a_machine_without_a_compiler_says_what_is_missing(monkeypatch, tmp_path
     with pytest.raises(KernelBuildError, match=r"Ninja is required.*g\+\+"):
         integer_kernels.build_kernels()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_the_library_lies_where_only_its_owner_writes():
+    library = integer_kernels._library()
+    assert [place.stat().st_mode & 0o777 for place in (library.parent, library.parents[1])] == [0o700, 0o700]
+    assert library.stat().st_mode & 0o022 == 0
+
+
+LOADING = """
+import os, sys
+from neuronbert.backends import integer_kernels
+
+library = integer_kernels._library()
+for place in (library, library.parent, library.parents[1], library.parents[2]):
+    for bit in (0o020, 0o002):
+        before = place.stat().st_mode
+        place.chmod(before | bit)
+        print(place.name, integer_kernels.available.__wrapped__())
+        place.chmod(before)
+real = os.geteuid()
+os.geteuid = lambda: library.stat().st_uid + 1
+if library.stat().st_uid:
+    print("another", integer_kernels.available.__wrapped__())
+os.geteuid = lambda: real
+print("own", integer_kernels.available())
+"""
+
+
+def test_a_library_that_others_could_have_written_is_not_loaded():
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True)
+    *refused, own = done.stdout.splitlines()
+    assert own == "own True"
+    assert len(refused) == 8 + bool(os.geteuid())
+    assert all(line.endswith(" False") for line in refused)
+    assert done.stderr.count("others can write") == 8
+    assert done.stderr.count("The integer kernels aren't loaded") == len(refused)
+
+
+def test_a_library_of_another_user_is_told_from_ones_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path))
+    assert integer_kernels._exposed(tmp_path) == ""
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 12345, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert "belongs to another user" in integer_kernels._exposed(tmp_path)
+
+
+def test_nothing_is_built_where_others_write(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEURONBERT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(integer_kernels, "available", lambda: False)
+    tmp_path.chmod(0o777)
+    with pytest.raises(KernelBuildError, match="others can write"):
+        integer_kernels.build_kernels()
