@@ -15,8 +15,8 @@ from neuronbert.reference import FLAGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--extra-index-url", "--ckpt-format", "--write-data"}
-"""Options of pip, docker and Megatron-LM, and of scripts."""
+ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--extra-index-url", "--ckpt-format"}
+"""Options of pip, docker and Megatron-LM."""
 
 
 def commands() -> dict[str, Any]:
@@ -43,10 +43,18 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 def test_options_exist(page: Path) -> None:
-    # Lower case throughout, so that the rule under a table's head is none.
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", page.read_text(encoding="utf-8")))
+    text = page.read_text(encoding="utf-8")
+    for line, script in re.findall(r"^(python (scripts/\w+\.py) .*)$", text, flags=re.MULTILINE):
+        source = (ROOT / script).read_text(encoding="utf-8")
+        assert all(f'"{name}"' in source for name in named(line)), line
+        text = text.replace(line, "")
     known = options() | {"--help", "--version"} | ELSEWHERE | set(FLAGS)
-    assert {name.replace("_", "-") for name in named} <= known
+    assert {name.replace("_", "-") for name in named(text)} <= known
+
+
+def named(text: str) -> set[str]:
+    """The options in a text: lower case throughout, so that the rule under a table's head is none."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", text))
 
 
 def test_errors_exist(page: Path) -> None:
