@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import ceil
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neuronbert.adaptive.configuration import Lengths
+
+_SPANS: Final = ("start_logits", "end_logits")
+"""By name: a head may have as many labels as a row has tokens."""
 
 
 class LengthDrop(nn.Module):
@@ -138,7 +141,7 @@ def distance(small: Any, full: Any, mask: Tensor) -> Tensor:
     found = []
     for name in (name for name in full if name.endswith("logits")):
         one, other = small[name], full[name].detach()
-        if one.shape == mask.shape:  # a place in the sequence is what is chosen
+        if name in _SPANS:  # a place in the sequence is what is chosen
             one, other = (value.masked_fill(~mask, torch.finfo(value.dtype).min) for value in (one, other))
         elif one.shape[:-1] == mask.shape:
             one, other = one[mask], other[mask]

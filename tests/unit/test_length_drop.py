@@ -106,6 +106,15 @@ def test_padding_plays_no_part_in_the_distance(name: str) -> None:
     torch.testing.assert_close(distance(small, full, mask), apart)
 
 
+def test_labels_are_no_places_even_if_there_are_as_many_as_tokens() -> None:
+    full, small = (transformers.modeling_outputs.SequenceClassifierOutput() for _ in range(2))
+    full["logits"], small["logits"] = torch.randn(4, 5), torch.randn(4, 5)
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    whole = distance(small, full, mask)
+    mask[:, 2:] = False
+    assert torch.equal(distance(small, full, mask), whole)
+
+
 def test_an_ordinary_loop_trains_it_and_the_model_is_saved_as_transformers_do(tmp_path: Path) -> None:
     drop = LengthDrop(build(), drop=0.3)
     optimizer = torch.optim.AdamW(drop.parameters(), lr=3e-3)
