@@ -94,12 +94,13 @@ class LengthDrop(nn.Module):
         return self._train(input_ids, given)
 
     def _train(self, input_ids: Tensor, given: dict[str, Tensor]) -> Any:
-        full = self.model(input_ids=input_ids, **given, layer_config=self._some_layers())
+        width = int(input_ids.shape[-1])
+        whole = (width,) * self._layers  # whatever the model's config says
+        full = self.model(input_ids=input_ids, **given, length_config=whole, layer_config=self._some_layers())
         if getattr(full, "loss", None) is None:
             raise InvalidOptionError("labels", None, "given in training: its loss is what the full length learns by")
         unlabelled = {name: given[name] for name in ("attention_mask", "token_type_ids") if name in given}
         mask = given.get("attention_mask", torch.ones_like(input_ids)).bool()
-        width = int(input_ids.shape[-1])
         runs = [self._smallest(width), *(self._some_lengths(width) for _ in range(self._sandwiches))]
         losses = [full.loss]
         for lengths in runs:
