@@ -1,5 +1,6 @@
 """The options that say which tokens go on from layer to layer."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +29,11 @@ LengthConfig = Annotated[
 ]
 Speedup = Annotated[
     float | None,
-    typer.Option(help="Take the best of a search that is so much faster, as in 2.0.", rich_help_panel=_PANEL),
+    typer.Option(
+        help="Take the best of a search that is so many times cheaper than full length, as in 2.0: in multiply-adds, "
+        "or in time if it was searched with --cost latency.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 SearchResult = Annotated[
     Path | None, typer.Option(help="What search-lengths found: its front.json.", rich_help_panel=_PANEL)
@@ -83,6 +88,8 @@ class Asked:
             return cls(recipe if literal is None else numbers("length_config", literal))
         if literal is not None:
             raise InvalidOptionError("--length-config", literal, "left out with --speedup, which takes one of a search")
+        if not 1 <= speedup < math.inf:
+            raise InvalidOptionError("--speedup", speedup, "a finite number of at least 1")
         if search is None:
             raise MissingOptionError("--search", f"--speedup {speedup} --search found/front.json")
         from neuronbert.adaptive.search import read_front

@@ -15,6 +15,8 @@ from .._options import BatchSize, Bucket, Json, NumChoices, Revision, SequenceLe
 
 _NEURON = "Neuron targets"
 _FORMATS = ("neuronbert", "onnx")
+_OF_ONNX = ("model", "task", "quantization", "revision", "layer_config", "always_keep_cls_token", "selection")
+"""What counts for a model.onnx, too; lengths and layers in that they are refused."""
 
 
 def export(
@@ -152,6 +154,9 @@ def export(
         "compiler_workdir": None if compiler_workdir is None else str(compiler_workdir),
         **_lengths.options(layer_config, always_keep_cls_token, selection),
     }
+    if format_ == "onnx":
+        others = {"buckets_from": buckets_from, "force": force or None}
+        _check_onnx({**given, **others, "no_cache": None if cache else True})
     with _output.progress() as progress:
         from neuronbert import recipes
 
@@ -194,6 +199,15 @@ def _say(artifact: Any) -> None:
 def _check_format(name: str) -> None:
     if name not in _FORMATS:
         raise InvalidOptionError("--format", name, "one of " + ", ".join(map(repr, _FORMATS)))
+
+
+def _check_onnx(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None and name not in _OF_ONNX:
+            expected = (
+                "left out with --format onnx: that file is of any shape, and neither compiled, cached nor replaced"
+            )
+            raise InvalidOptionError("--" + name.replace("_", "-"), value, expected)
 
 
 def _export_onnx(spec: Any, output: Path, token: str | None, as_json: bool) -> None:

@@ -72,7 +72,12 @@ def search_lengths(
             time_budget=time_budget,
             revision=revision,
         )
-        found = run(spec, output, token=token, progress=progress)
+        try:
+            found = run(spec, output, token=token, progress=progress)
+        except KeyboardInterrupt:
+            if (output / "search.json").exists():
+                _output.note(f"The same command goes on from {output / 'search.json'}.")
+            raise
     if json_:
         _output.as_json({"path": str(output / "front.json"), **found.model_dump(mode="json")})
         return

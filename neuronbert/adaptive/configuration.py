@@ -25,6 +25,10 @@ LEAST: Final = 2
 _LITERAL: Final = re.compile(r"(\(?)(\[?)( *[0-9]{1,7} *(?:, *[0-9]{1,7} *)*,? *)(\]?)(\)?)", re.ASCII)
 _LONGEST: Final = 16_384
 """Characters of a literal; a thousand layers take fewer."""
+_ANY_NUMBERS: Final = re.compile(r"[(\[]? *-?[0-9]+ *(?:, *-?[0-9]+ *)*,?[ )\]]*", re.ASCII)
+"""As a literal, but for the numbers' sizes: what is refused for those is told so."""
+_MOST: Final = 9_999_999
+_ALL: Final = "all"
 _SHOWN: Final = 60
 _NUMBERS: Final = "whole numbers joined by commas, as in (96, 80, 64)"
 
@@ -43,8 +47,16 @@ def parse(name: str, text: str) -> Lengths:
     opened, listed, numbers, closed, ended = match.groups() if match else ("(", "", "", "", "")
     if bool(opened) != bool(ended) or bool(listed) != bool(closed) or (opened and listed):
         shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-        raise InvalidOptionError(name, shown, _NUMBERS)
+        raise InvalidOptionError(name, shown, _expected(name, text.strip()) if match is None else _NUMBERS)
     return tuple(int(number) for number in numbers.split(",") if number.strip())
+
+
+def _expected(name: str, text: str) -> str:
+    if len(text) > _LONGEST or _ANY_NUMBERS.fullmatch(text) is None:
+        return _NUMBERS
+    if "-" not in text:
+        return f"numbers of at most {_MOST}"
+    return f"numbers of tokens, each {LEAST} or more" if name == "length_config" else "numbers of 0 or more"
 
 
 def stored(name: str, value: object) -> Lengths | None:
@@ -53,6 +65,8 @@ def stored(name: str, value: object) -> Lengths | None:
     Raises:
         InvalidOptionError: it holds anything else.
     """
+    if value == _ALL:
+        raise InvalidOptionError(name, value, f"{_NUMBERS}; {_ALL!r} is the command line's word for what is None here")
     if value is None or isinstance(value, str):
         return None if value is None else parse(name, value)
     numbers = tuple(value) if isinstance(value, list | tuple) else ()

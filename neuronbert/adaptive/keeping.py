@@ -121,9 +121,18 @@ def keeps_first(task: str, config: Mapping[str, Any], given: bool | None = None)
         InvalidOptionError: it is neither true nor false.
     """
     keep = config.get("always_keep_cls_token") if given is None else given
-    if keep is not None and not isinstance(keep, bool):
+    return task != _SPANS if keep is None else check_first(keep)
+
+
+def check_first(keep: object) -> bool:
+    """Whether the first token is kept, as somebody says.
+
+    Raises:
+        InvalidOptionError: that is neither true nor false.
+    """
+    if not isinstance(keep, bool):
         raise InvalidOptionError("always_keep_cls_token", keep, "True or False")
-    return task != _SPANS if keep is None else keep
+    return keep
 
 
 def reads_first_only(task: str) -> bool:

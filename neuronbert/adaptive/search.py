@@ -31,6 +31,7 @@ _TRIES: Final = 100
 """For one child: in a space that is nearly used up there may be none left."""
 Kind = TypeVar("Kind", bound=Data)
 _OUT_OF_SPACE: Final = "a configuration isn't one of the plan's model"
+_NO_FULL: Final = "the full length, which all others are compared with, isn't among what was tried"
 
 
 class Trial(Data):
@@ -92,6 +93,8 @@ class Search(Data):
                 check(trial.lengths, self.plan.layers, self.plan.sequence_length)
         except InvalidOptionError as error:
             raise ValueError(_OUT_OF_SPACE) from error
+        if self.trials and all(trial.lengths != self.plan.space.full for trial in self.trials):
+            raise ValueError(_NO_FULL)
         return self
 
     @property

@@ -208,21 +208,24 @@ void attend_head(const Heads& query, const Heads& key, const Heads& value, const
   }
 }
 
-void check(const Tensor& tensor, at::IntArrayRef sizes) {
-  TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.sizes() == sizes, "attention was given another tensor than it takes");
+void check(const char* name, const Tensor& tensor, at::IntArrayRef sizes) {
+  TORCH_CHECK(tensor.device().is_cpu() && tensor.layout() == at::kStrided && tensor.scalar_type() == at::kFloat,
+              "attention takes dense fp32 on the CPU, but its ", name, " is ", tensor.toString());
+  TORCH_CHECK(tensor.sizes() == sizes, "attention takes a ", name, " of ", sizes, ", not of ", tensor.sizes());
 }
 
 Tensor dense(const Tensor& tensor) { return tensor.stride(3) == 1 ? tensor : tensor.contiguous(); }
 
 std::tuple<Tensor, Tensor> attend(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
                                   double scaling, double inverse, double most) {
-  TORCH_CHECK(query.dim() == 4 && mask.dim() == 4 && query.size(2) > 0 && query.size(3) > 0, "attention takes four dimensions");
+  TORCH_CHECK(query.dim() == 4 && mask.dim() == 4, "attention takes a query and a mask of four dimensions, not of ",
+              query.dim(), " and ", mask.dim());
+  TORCH_CHECK(query.numel() > 0, "attention takes rows, heads, tokens and values, not a query of ", query.sizes());
   const int64_t rows = query.size(0), heads = query.size(1), length = query.size(2), depth = query.size(3);
-  check(query, query.sizes());
-  check(key, query.sizes());
-  check(value, query.sizes());
-  check(mask, {mask.size(0), 1, mask.size(2), length});
-  TORCH_CHECK((mask.size(0) == rows || mask.size(0) == 1) && (mask.size(2) == length || mask.size(2) == 1), "the mask doesn't fit");
+  check("query", query, query.sizes());
+  check("key", key, query.sizes());
+  check("value", value, query.sizes());
+  check("mask", mask, {mask.size(0) == 1 ? 1 : rows, 1, mask.size(2) == 1 ? 1 : length, length});
   const Tensor left = dense(query), right = dense(key), held = dense(value), masks = mask.expand({rows, 1, mask.size(2), length});
   const Heads q(left), k(right), v(held);
   Tensor context = at::empty({rows, length, heads * depth}, query.options()), received = at::empty({rows, length}, query.options());

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.adaptive.configuration import SELECTIONS, Selection
+from neuronbert.adaptive.configuration import SELECTIONS, Selection, spell, stored
 from neuronbert.adaptive.keeping import ENCODER_TYPES, Keeping, keeps_first, reads_first_only
 from neuronbert.architectures import find_architecture
-from neuronbert.encoder.model import Encoder, install
+from neuronbert.encoder.model import Encoder, install, record
 from neuronbert.errors import InvalidOptionError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def adapt_lengths(
 
     Its forward then takes length_config, layer_config and always_keep_cls_token, too, which win over those given here;
     `model.base_model.set_length_config` sets the first of them for all calls. Without any of them the model answers as
-    before, bit for bit as with transformers' eager attention.
+    before, bit for bit as with transformers' eager attention. What is given is written into the model's config, as
+    dynamic BERT's checkpoints have it, and so saved by `save_pretrained`.
 
     Args:
         model: A model of transformers: BERT's or RoBERTa's, with any head or none. It is changed.
@@ -46,7 +47,7 @@ def adapt_lengths(
         selection: How tokens are moved: "gather", or "one-hot" where moving by index is a risk.
 
     Returns:
-        The model; or, of one without a head, the encoder that takes its place.
+        The model; or, of one without a head, the encoder that takes its place, with its own `save_pretrained`.
 
     Raises:
         InvalidOptionError: an option isn't one of this model.
@@ -60,12 +61,21 @@ def adapt_lengths(
         raise UnsupportedModelError(config["model_type"], ENCODER_TYPES, "its layers aren't BERT's")
     tasks = {head: task for task, head in find_architecture(config["model_type"]).heads.items()}
     task = tasks.get(type(model).__name__, "feature-extraction")
-    asked = {"length_config": length_config, "layer_config": layer_config, "selection": selection}
-    keeping = Keeping.of(task, config, always_keep_cls_token=always_keep_cls_token, **asked)
+    # Of a spec, () means all; here that is nobody's word, and most likely a mistake.
+    asked = {
+        "length_config": stored("length_config", length_config),
+        "layer_config": stored("layer_config", layer_config),
+    }
+    keeping = Keeping.of(task, config, always_keep_cls_token=always_keep_cls_token, selection=selection, **asked)
     if keeping is None:  # until a call says otherwise
         first = keeps_first(task, config, always_keep_cls_token)
         restored = not (first and reads_first_only(task))
         keeping = Keeping(always_keep_cls_token=first, selection=selection, restored=restored)
+    for name in asked:
+        numbers = getattr(keeping, name)
+        record(model.config, name, None if numbers is None else spell(numbers))
+    if always_keep_cls_token is not None:
+        model.config.always_keep_cls_token = always_keep_cls_token
     return keep_tokens(model, keeping)
 
 

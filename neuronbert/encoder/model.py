@@ -14,14 +14,15 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from neuronbert.adaptive.configuration import check, check_layers, stored
+from neuronbert.adaptive.configuration import check, check_layers, spell, stored
 from neuronbert.adaptive.keeping import ENCODER_TYPES as ENCODER_TYPES
-from neuronbert.adaptive.keeping import SEES_AHEAD, Keeping
+from neuronbert.adaptive.keeping import SEES_AHEAD, Keeping, check_first
 from neuronbert.encoder.arithmetic import FLOAT
 from neuronbert.encoder.selection import Survivors
-from neuronbert.errors import UnsupportedFeatureError
+from neuronbert.errors import InvalidOptionError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from torch import Tensor
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from neuronbert.encoder.arithmetic import Arithmetic
 
 _NOT_HERE: Final = ("past_key_values", "encoder_hidden_states", "encoder_attention_mask")
+_TAKEN: Final = {
+    *_NOT_HERE,
+    *("length_config", "layer_config", "always_keep_cls_token"),
+    *("output_hidden_states", "output_attentions", "return_dict"),
+    *("use_cache", "num_items_in_batch"),  # of a decoder's head, and of transformers' Trainer: nothing to the layers
+}
 
 
 class Encoder(nn.Module):
@@ -41,7 +48,7 @@ class Encoder(nn.Module):
 
     Attributes:
         keeping: Which tokens go on from layer to layer, and which layers are run, where a call doesn't say.
-        passed: Of the last call that dropped tokens, how many layers each token passed, [B, S] in fp32; or None.
+        passed: Of the last call, how many layers each token passed, [B, S] in fp32; None if no lengths were set for it.
 
     Raises:
         UnsupportedFeatureError: the model attends to another one's tokens.
@@ -52,6 +59,7 @@ class Encoder(nn.Module):
         if base.config.add_cross_attention:
             raise UnsupportedFeatureError("add_cross_attention", True, "the encoder attends to its own tokens only")
         self.config = base.config
+        self._class = type(base)
         self.embeddings = base.embeddings
         self.encoder = base.encoder
         self.pooler = base.pooler
@@ -82,8 +90,10 @@ class Encoder(nn.Module):
                 layer had.
 
         Raises:
-            UnsupportedFeatureError: a cache, or another model's tokens, are given.
-            InvalidOptionError: length_config or layer_config is none of this model, or for longer rows.
+            InvalidOptionError: length_config or layer_config is none of this model, or for longer rows; or a cache, or
+                another model's tokens, are given.
+            UnsupportedFeatureError: it is a decoder, and drops tokens.
+            TypeError: an option is none of these.
         """
         _refuse(options)
         keeping = self._keeping(options)
@@ -104,23 +114,42 @@ class Encoder(nn.Module):
         )
         return output if options.get("return_dict") is not False else output.to_tuple()
 
+    @property
+    def base_model(self) -> Encoder:
+        """Itself, as transformers' models without a head have it."""
+        return self
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write it as the model of transformers that it was made from does, for any `from_pretrained`.
+
+        Args:
+            folder: Made if it isn't there.
+        """
+        with torch.device("meta"):  # nothing is made but the modules' places, which ours take
+            model = self._class(self.config, add_pooling_layer=self.pooler is not None)
+        model.embeddings, model.encoder, model.pooler = self.embeddings, self.encoder, self.pooler
+        model.save_pretrained(folder)
+
     def get_input_embeddings(self) -> Any:
         """The table of tokens, as transformers' models name it."""
         return self.embeddings.word_embeddings
 
     def set_length_config(self, length_config: Lengths | None) -> None:
-        """Drop tokens in every call from now on that doesn't say otherwise.
+        """Drop tokens in every call from now on that doesn't say otherwise; the model's config says so, too.
 
         Args:
             length_config: Tokens that each layer keeps; None to keep all.
 
         Raises:
             InvalidOptionError: it is none of this model.
+            UnsupportedFeatureError: the model is a decoder.
         """
         lengths = stored("length_config", length_config)
         if lengths is not None:
             check(lengths, len(self.encoder.layer), lengths[0])
+        self._check_drops(lengths)
         self.keeping = self.keeping.model_copy(update={"length_config": lengths, "sequence_length": None})
+        record(self.config, "length_config", None if lengths is None else spell(lengths))
 
     def _keeping(self, options: dict[str, Any]) -> Keeping:
         """What the call says of the tokens and layers, or what is set."""
@@ -132,16 +161,18 @@ class Encoder(nn.Module):
         if "length_config" in asked:
             asked["sequence_length"] = None
         if (keep := options.get("always_keep_cls_token")) is not None:
-            asked["always_keep_cls_token"] = keep
-            asked["restored"] = (
-                self.keeping.restored or not keep
-            )  # a head that reads the first token has to be given it
+            asked["always_keep_cls_token"] = check_first(keep)
+            # A head that reads the first token has to be given it.
+            asked["restored"] = self.keeping.restored or not keep
         keeping = self.keeping.model_copy(update=asked) if asked else self.keeping
         if keeping.layer_config is not None:
             check_layers(keeping.layer_config, len(self.encoder.layer))
-        if keeping.length_config is not None and self.config.is_decoder:
-            raise UnsupportedFeatureError("is_decoder", True, SEES_AHEAD)
+        self._check_drops(keeping.length_config)
         return keeping
+
+    def _check_drops(self, lengths: Lengths | None) -> None:
+        if lengths is not None and self.config.is_decoder:
+            raise UnsupportedFeatureError("is_decoder", True, SEES_AHEAD)
 
     def _layers(self, hidden: Any, mask: Tensor | None, keeping: Keeping) -> tuple[Tensor, list[Any], list[Any]]:
         embedded, layers = self.arithmetic.leave(hidden), len(self.encoder.layer)
@@ -217,8 +248,20 @@ def install(model: Any, arithmetic: Arithmetic[Any] = FLOAT) -> Any:
     return model
 
 
+def record(config: Any, name: str, value: object) -> None:
+    """Have a model's config say something, so that it is saved with the model; or no longer, if it is None."""
+    if value is not None:
+        setattr(config, name, value)
+    elif hasattr(config, name):
+        delattr(config, name)
+
+
 def _refuse(options: dict[str, Any]) -> None:
+    for name in options:
+        if name not in _TAKEN:  # misspelt, it would play no part
+            said = f"forward() got an unexpected keyword argument {name!r}"
+            raise TypeError(said)
     for name in _NOT_HERE:
         if options.get(name) is not None:
-            kind = "a tensor" if isinstance(options[name], torch.Tensor) else "given"
-            raise UnsupportedFeatureError(name, kind, "the encoder sees the tokens of one call only")
+            expected = "left out: the encoder sees the tokens of one call only"
+            raise InvalidOptionError(name, type(options[name]).__name__, expected)

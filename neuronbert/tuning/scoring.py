@@ -72,6 +72,7 @@ class Scorer:
         self._inputs, self._outputs, self._task = loaded.inputs, loaded.outputs, loaded.task
         self._exam = exam
         self._full: list[Mapping[str, Tensor]] = []
+        self._full_of: Exam | None = None
 
     def score(self, lengths: Lengths, exam: Exam | None = None) -> float:
         """What a configuration is worth; more is better.
@@ -105,9 +106,9 @@ class Scorer:
 
     def _fidelity(self, lengths: Lengths, exam: Exam) -> float:
         calls = self._calls(exam)
-        if len(self._full) != len(calls):
+        if self._full_of is not exam:
             self._set(None)
-            self._full = [self._run(given) for given in calls]
+            self._full, self._full_of = [self._run(given) for given in calls], exam
         self._set(lengths)
         found = [
             likeness(self._outputs, self._run(given), full, given["attention_mask"].bool())

@@ -228,7 +228,7 @@ def _resumed(plan: Plan, path: Path) -> Search:
 
 
 def _late(spec: SearchSpec, begun: float, search: Search) -> bool:
-    """Whether the next generation would hardly end in time; the first is always run, as there is no front before."""
+    """Whether the time is up; the first population is always tried, as there is no front before."""
     if spec.time_budget is None or not search.trials:
         return False
     return time.monotonic() - begun >= spec.time_budget

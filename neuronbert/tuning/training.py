@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import ceil
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neuronbert.adaptive.configuration import Lengths
+
+_SPANS: Final = ("start_logits", "end_logits")
+"""By name: a head may have as many labels as a row has tokens."""
 
 
 class LengthDrop(nn.Module):
@@ -91,12 +94,13 @@ class LengthDrop(nn.Module):
         return self._train(input_ids, given)
 
     def _train(self, input_ids: Tensor, given: dict[str, Tensor]) -> Any:
-        full = self.model(input_ids=input_ids, **given, layer_config=self._some_layers())
+        width = int(input_ids.shape[-1])
+        whole = (width,) * self._layers  # whatever the model's config says
+        full = self.model(input_ids=input_ids, **given, length_config=whole, layer_config=self._some_layers())
         if getattr(full, "loss", None) is None:
             raise InvalidOptionError("labels", None, "given in training: its loss is what the full length learns by")
         unlabelled = {name: given[name] for name in ("attention_mask", "token_type_ids") if name in given}
         mask = given.get("attention_mask", torch.ones_like(input_ids)).bool()
-        width = int(input_ids.shape[-1])
         runs = [self._smallest(width), *(self._some_lengths(width) for _ in range(self._sandwiches))]
         losses = [full.loss]
         for lengths in runs:
@@ -138,7 +142,7 @@ def distance(small: Any, full: Any, mask: Tensor) -> Tensor:
     found = []
     for name in (name for name in full if name.endswith("logits")):
         one, other = small[name], full[name].detach()
-        if one.shape == mask.shape:  # a place in the sequence is what is chosen
+        if name in _SPANS:  # a place in the sequence is what is chosen
             one, other = (value.masked_fill(~mask, torch.finfo(value.dtype).min) for value in (one, other))
         elif one.shape[:-1] == mask.shape:
             one, other = one[mask], other[mask]

@@ -237,6 +237,15 @@ def test_what_a_checkpoint_says_is_done_unless_all_is_asked_for(tiny: Make, tmp_
         export(spec(checkpoint, length_config=None), tmp_path / "hostile")
 
 
+def test_what_is_set_in_python_is_saved_for_the_export(tiny: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny("text-classification"), folder)
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    adapt_lengths(model, length_config=LENGTHS, always_keep_cls_token=False).save_pretrained(folder)
+    told = export(spec(folder, length_config=None), tmp_path / "out")
+    assert told.manifest.keeping == Keeping(length_config=LENGTHS, sequence_length=32, always_keep_cls_token=False)
+
+
 def test_another_choice_of_tokens_fails_the_validation(tiny: Make, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(spec(tiny("fill-mask"), "fill-mask"), out)
@@ -332,6 +341,12 @@ def test_the_command_line_takes_a_literal_or_the_best_of_a_search(tiny: Make, fr
         (("--speedup", "2"), "--search is missing"),
         (("--search", "FRONT"), "--speedup is missing"),
         (("--speedup", "2.5", "--search", "FRONT"), "at most 2.00"),
+        *(
+            (("--speedup", low, "--search", "FRONT"), "finite number of at least 1")
+            for low in ("0", "-1", "nan", "inf")
+        ),
+        (("--length-config", "(99999999, 9)"), "at most 9999999"),
+        (("--length-config", "(-20, 9)"), "each 2 or more"),
         (("--speedup", "2", "--search", "none.json"), "none.json"),
         (("--layer-config", "(7,)"), "from 0 to 1"),
     ],
@@ -373,6 +388,25 @@ def test_what_is_looked_at_drops_the_tokens_that_are_asked_for(tiny: Make, front
     assert flops("--speedup", "1.5", "--search", front) == few, "(40, 18) of 64 tokens is (20, 9) of 32"
     assert flops("--layer-config", "(1,)") < flops()
     assert flops("--length-config", "(20, 9)", "--selection", "one-hot") > few
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--force",),
+        ("--no-cache",),
+        ("--buckets-from", "none.jsonl"),
+        ("--target", "inf2"),
+        ("--auto-cast", "none"),
+        ("--dynamic-batch",),
+    ],
+    ids=str,
+)
+def test_what_plays_no_part_in_such_a_file_is_refused(options: tuple[str, ...], tmp_path: Path) -> None:
+    found = run("export", "--model", "none", "--sequence-length", "32", "--format", "onnx", *options, tmp_path / "out")
+    assert found.exit_code == 2
+    assert found.stderr.startswith(f"Error: {options[0]} is ")
+    assert "left out with --format onnx" in found.stderr
 
 
 def test_a_file_of_any_length_can_not_drop_tokens(tiny: Make, tmp_path: Path) -> None:

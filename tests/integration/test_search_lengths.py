@@ -165,6 +165,20 @@ def test_other_models_and_rows_are_refused(spec: SearchSpec, tiny: Make, tmp_pat
         search_lengths(with_(spec, data=str(rows), metric="accuracy"), tmp_path / "out")
 
 
+def test_who_interrupts_a_search_is_told_that_it_goes_on(
+    spec: SearchSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_given: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuronbert.search_lengths", interrupted)
+    given = ["search-lengths", spec.model, "--data", spec.data, "--output", str(tmp_path)]
+    before = CliRunner().invoke(app, given).stderr
+    assert "goes on" not in before, "nothing was written yet"
+    (tmp_path / "search.json").write_text("{}")
+    assert f"The same command goes on from {tmp_path}/search.json." in CliRunner().invoke(app, given).stderr
+
+
 def test_the_command_line(spec: SearchSpec, tmp_path: Path) -> None:
     given = ["search-lengths", spec.model, "--data", spec.data, "--sequence_length", "12", "--generations", "1"]
     given += ["--children", "4", "--population", "3", "--rows", "2", "--final-rows", "3", "--output", str(tmp_path)]

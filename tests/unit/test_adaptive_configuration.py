@@ -89,6 +89,23 @@ def test_what_is_no_literal_tuple_of_numbers_is_refused_in_one_short_line(text: 
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("(99999999, 2)", "numbers of at most 9999999"),
+        ("9" * 5000, "numbers of at most 9999999"),
+        ("(-96, 80)", "each 2 or more"),
+        ("-96", "each 2 or more"),
+        ("(96, 80", "whole numbers"),
+        ("96-80", "whole numbers"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_numbers_of_another_size_are_called_numbers(text: str, said: str) -> None:
+    with pytest.raises(InvalidOptionError, match=said):
+        parse("length_config", text)
+
+
 @given(st.text(max_size=40))
 @example("(96, 80, 64)")
 def test_a_text_is_read_as_python_would_or_refused(text: str) -> None:

@@ -189,6 +189,7 @@ def test_the_point_for_a_speedup_is_the_best_that_reaches_it(found: Front) -> No
         {"trials": [{"lengths": [8, 4, 2], "cost": 1.0, "score": 1.0}]},
         {"trials": [{"lengths": [8, 4, 2, 2], "cost": 0.0, "score": 1.0}]},
         {"trials": [{"lengths": [8, 4, 2, 2], "cost": 1.0, "score": None}]},
+        {"trials": [{"lengths": [8, 4, 2, 2], "cost": 1.0, "score": 1.0}]},
         {"generation": -1},
         {"more": 1},
         {"plan": {}},

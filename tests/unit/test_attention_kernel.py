@@ -82,13 +82,22 @@ def test_no_number_of_threads_changes_a_bit(kernels):
 
 
 @pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize("wrong", ["type", "size", "dimensions"])
+@pytest.mark.parametrize("wrong", ["type", "size", "dimensions", "device", "nothing"])
 def test_the_kernel_refuses_other_tensors_than_it_takes(kernels, place, wrong):
     given = [*heads(2, 3, 9, 8), masked("padding", 2, 9)]
     change = {"type": lambda x: x.double(), "size": lambda x: x[..., 1:], "dimensions": lambda x: x[0]}
+    change |= {"device": lambda x: x.to("meta"), "nothing": lambda x: x[:, :, :0]}
     given[place] = change[wrong](given[place])
     with pytest.raises(RuntimeError, match=r"attention|mask"):
         attend(*given, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [(0, 3, 9, 8), (2, 0, 9, 8), (2, 3, 0, 8), (2, 3, 9, 0)])
+def test_the_kernel_refuses_nothing_at_all(kernels, sizes):
+    rows, _, tokens, _ = sizes
+    given = [torch.zeros(sizes)] * 3
+    with pytest.raises(RuntimeError, match="not a query of"):
+        attend(*given, torch.zeros(rows, 1, 1, tokens), 1.0)
 
 
 def test_probabilities_are_counted_before_they_weigh_bytes(kernels):
@@ -103,20 +112,27 @@ def test_probabilities_are_counted_before_they_weigh_bytes(kernels):
     torch.testing.assert_close(received, probabilities.sum((1, 2)), rtol=1e-5, atol=1e-5)
 
 
+STEPS = {"softmax": -1, "swapped": False, "across": (1, 2), "flat": (1, 2), "sum": 1, "dtype": torch.float32, "beta": 1}
+
+
 class Attention(nn.Module):
     """The steps as a trace holds them; what else is given of them is a function of the probabilities and the scores."""
 
-    def __init__(self, beside=lambda probabilities, scores: ()):
+    def __init__(self, beside=lambda probabilities, scores: (), **steps):
         super().__init__()
         self._beside = beside
+        self._steps = STEPS | steps
 
     def forward(self, query, key, value, mask):
         rows, count, tokens, _ = query.shape
+        step = self._steps
         added = mask.expand(rows, count, -1, -1).flatten(0, 1)
-        scores = torch.baddbmm(added, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=0.25)
-        probabilities = torch.softmax(scores, dim=-1).view(rows, count, tokens, tokens)
-        context = (probabilities @ value).transpose(1, 2).contiguous().reshape(rows, tokens, -1)
-        received = torch.sum(probabilities.flatten(1, 2), dim=1, dtype=torch.float32)
+        across = key.flatten(0, 1).transpose(*step["across"])
+        scores = torch.baddbmm(added, query.flatten(0, 1), across, alpha=0.25, beta=step["beta"])
+        probabilities = torch.softmax(scores, dim=step["softmax"]).view(rows, count, tokens, tokens)
+        product = value @ probabilities if step["swapped"] else probabilities @ value
+        context = product.transpose(1, 2).contiguous().reshape(rows, tokens, -1)
+        received = torch.sum(probabilities.flatten(*step["flat"]), dim=step["sum"], dtype=step["dtype"])
         return context, received, *self._beside(probabilities, scores)
 
 
@@ -159,6 +175,31 @@ def test_steps_whose_probabilities_are_wanted_stay_as_they_are(kernels, beside):
     module = frozen(Attention(beside), given)
     assert "neuronbert::attend" not in str(module.graph)
     for ours, expected in zip(module(*given), Attention(beside)(*given), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"softmax": 1},
+        {"softmax": 0},
+        {"across": (0, 1)},
+        {"flat": (2, 3)},
+        {"flat": (0, 1)},
+        {"sum": 0},
+        {"sum": (0, 1)},
+        {"dtype": torch.float64},
+        {"beta": 0.5},
+        {"swapped": True},
+    ],
+    ids=str,
+)
+def test_steps_along_other_dimensions_stay_as_they_are(kernels, steps):
+    given = (*heads(6, 6, 6, 6), masked("padding", 6, 6))  # of one size, so that any of them is computed
+    given = tuple(tensor[:1, :6].contiguous() if "across" in steps else tensor for tensor in given)
+    module = frozen(Attention(**steps), given)
+    assert "neuronbert::attend" not in str(module.graph)
+    for ours, expected in zip(module(*given), Attention(**steps)(*given), strict=True):
         torch.testing.assert_close(ours, expected)
 
 

@@ -8,7 +8,7 @@ import transformers
 
 from neuronbert.architectures import ARCHITECTURES
 from neuronbert.encoder.model import ENCODER_TYPES, Encoder, install
-from neuronbert.errors import UnsupportedFeatureError
+from neuronbert.errors import InvalidOptionError, UnsupportedFeatureError
 
 HEADS = [(model_type, name) for model_type in ENCODER_TYPES for name in ARCHITECTURES[model_type].heads.values()]
 SIZES = {
@@ -125,5 +125,37 @@ def test_what_it_would_leave_out_is_refused():
     with pytest.raises(UnsupportedFeatureError, match="add_cross_attention"):
         Encoder(build("BertModel", is_decoder=True, add_cross_attention=True))
     encoder = install(build("BertModel"))
-    with pytest.raises(UnsupportedFeatureError, match="encoder_hidden_states"):
+    with pytest.raises(InvalidOptionError, match=r"^encoder_hidden_states is 'Tensor'; it must be left out"):
         encoder(**call(""), encoder_hidden_states=torch.zeros(1))
+
+
+@pytest.mark.parametrize("name", ["BertModel", "BertForSequenceClassification", "RobertaForMaskedLM"])
+def test_an_argument_that_it_does_not_know_is_refused_as_python_does(name):
+    model = install(build(name, "roberta" if name.startswith("R") else "bert"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lenght_config'"):
+        model(**call(""), lenght_config=(9, 8, 7))
+
+
+@pytest.mark.parametrize(("model_type", "name"), HEADS)
+def test_all_that_transformers_heads_hand_on_is_known(model_type, name):
+    settings = {"is_decoder": True} if "LMHead" in name or "CausalLM" in name else {}
+    options = {"output_hidden_states": True, "output_attentions": True, "num_items_in_batch": torch.tensor(2)}
+    install(build(name, model_type, use_cache=False, **settings))(**call(name), **options, return_dict=True)
+
+
+@pytest.mark.parametrize(("model_type", "pooled"), [("bert", True), ("bert", False), ("roberta", True)])
+def test_an_encoder_alone_is_saved_for_transformers(model_type, pooled, tmp_path):
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, type_vocab_size=2, **SIZES)
+    plain = getattr(transformers, "BertModel" if model_type == "bert" else "RobertaModel")
+    encoder = install(plain(config, add_pooling_layer=pooled).eval())
+    assert encoder.base_model is encoder
+    expected, drawn = outputs(encoder, call("")), torch.get_rng_state()
+    encoder.save_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    again = transformers.AutoModel.from_pretrained(tmp_path, add_pooling_layer=pooled, attn_implementation="eager")
+    for model in (again.eval(), install(again.eval())):
+        found = outputs(model, call(""))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert list(encoder.state_dict()) == list(again.state_dict())

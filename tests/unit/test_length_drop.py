@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neuronbert import LengthDrop
 from neuronbert.adaptive.configuration import check
-from neuronbert.encoder.adapting import encoder_of
+from neuronbert.encoder.adapting import adapt_lengths, encoder_of
 from neuronbert.errors import InvalidOptionError
 from neuronbert.tuning.training import distance
 
@@ -53,7 +53,7 @@ def recorded(drop: LengthDrop, given: dict[str, Tensor]) -> tuple[Any, list[dict
 def test_a_step_runs_the_full_length_the_smallest_and_some_between() -> None:
     drop = LengthDrop(build(), drop=0.25, sandwiches=3, layer_dropout=0.0)
     _, calls = recorded(drop, batch())
-    assert [call.get("length_config") for call in calls[:2]] == [None, (9, 7, 6)]
+    assert [call.get("length_config") for call in calls[:2]] == [(12, 12, 12), (9, 7, 6)]
     assert len(calls) == 5
     for call in calls[2:]:
         check(call["length_config"], 3, 12)
@@ -75,6 +75,15 @@ def test_the_loss_is_the_mean_of_the_tasks_and_of_the_distances() -> None:
     assert float(apart) > 0
     torch.testing.assert_close(loss, (full.loss + apart) / 2)
     assert float(distance(full, full, given["attention_mask"].bool())) == pytest.approx(0, abs=1e-7)
+
+
+def test_a_model_that_drops_tokens_already_learns_at_full_length() -> None:
+    losses = []
+    for lengths in (None, (6, 4, 2)):
+        model = adapt_lengths(build(width=0.3), length_config=lengths)
+        with torch.no_grad():
+            losses.append(LengthDrop(model, layer_dropout=0.0).train()(**batch()).loss)
+    assert torch.equal(*losses)
 
 
 def test_layers_are_left_out_at_random_but_never_all() -> None:
@@ -104,6 +113,15 @@ def test_padding_plays_no_part_in_the_distance(name: str) -> None:
     for key in small:
         small[key][~mask] += 5.0
     torch.testing.assert_close(distance(small, full, mask), apart)
+
+
+def test_labels_are_no_places_even_if_there_are_as_many_as_tokens() -> None:
+    full, small = (transformers.modeling_outputs.SequenceClassifierOutput() for _ in range(2))
+    full["logits"], small["logits"] = torch.randn(4, 5), torch.randn(4, 5)
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    whole = distance(small, full, mask)
+    mask[:, 2:] = False
+    assert torch.equal(distance(small, full, mask), whole)
 
 
 def test_an_ordinary_loop_trains_it_and_the_model_is_saved_as_transformers_do(tmp_path: Path) -> None:

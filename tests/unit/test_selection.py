@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,6 +239,44 @@ def test_a_call_wins_over_what_is_set_and_what_is_set_over_the_config() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "model_type"),
+    [("BertModel", "bert"), ("BertForSequenceClassification", "bert"), ("RobertaForTokenClassification", "roberta")],
+)
+def test_what_is_set_is_saved_and_read_again(name: str, model_type: str, tmp_path: Path) -> None:
+    model = adapt_lengths(
+        build(name, model_type), length_config=(10, 8, 5, 3), layer_config=(0, 1, 3), always_keep_cls_token=False
+    )
+    expected = outputs(model, call())
+    model.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert (told["length_config"], told["layer_config"]) == ("(10, 8, 5, 3)", "(0, 1, 3)")
+    assert told["always_keep_cls_token"] is False
+    kind = getattr(transformers, name)
+    again = adapt_lengths(kind.from_pretrained(tmp_path, attn_implementation="eager").eval())
+    assert encoder_of(again).keeping == encoder_of(model).keeping
+    assert all(torch.equal(value, expected[key]) for key, value in outputs(again, call()).items())
+    again.base_model.set_length_config(None)
+    again.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert "length_config" not in told
+    assert told["layer_config"] == "(0, 1, 3)"
+    again.base_model.set_length_config((9, 9, 9, 4))
+    assert again.config.length_config == "(9, 9, 9, 4)"
+
+
+def test_all_is_no_empty_tuple_in_python_and_the_first_token_is_kept_or_not() -> None:
+    for option in ("length_config", "layer_config"):
+        for value in ((), [], "()"):
+            with pytest.raises(InvalidOptionError, match=f"^{option} is "):
+                adapt_lengths(build(), **{option: value})
+        with pytest.raises(InvalidOptionError, match="what is None here"):
+            adapt_lengths(build(), **{option: "all"})
+    for keep in ("False", 2.5, 0):
+        with pytest.raises(InvalidOptionError, match=r"^always_keep_cls_token is .* True or False"):
+            outputs(adapt_lengths(build()), call(), always_keep_cls_token=keep)
+
+
 def test_the_first_token_is_kept_by_default_but_for_question_answering() -> None:
     assert encoder_of(adapt_lengths(build())).keeping.always_keep_cls_token
     assert encoder_of(adapt_lengths(build("BertForTokenClassification"))).keeping.always_keep_cls_token
@@ -313,6 +353,9 @@ def test_models_that_can_not_drop_tokens_are_refused() -> None:
     outputs(decoder, call())
     with pytest.raises(UnsupportedFeatureError, match="is_decoder"):
         outputs(decoder, call(), length_config=(10, 8, 5, 3))
+    with pytest.raises(UnsupportedFeatureError, match="is_decoder"):
+        decoder.base_model.set_length_config((10, 8, 5, 3))
+    outputs(decoder, call(), layer_config=(0, 2))
 
 
 def test_configurations_are_scaled_to_rows_of_another_length() -> None:
