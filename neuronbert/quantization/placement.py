@@ -153,14 +153,24 @@ def set_ranges(model: Any, ranges: Mapping[str, Tensor], path: object) -> None:
     for name, amax in ranges.items():
         if name not in quantizers:
             raise CheckpointCorruptError(path, f"its range {name} belongs to no quantizer")
-        if not bool(torch.isfinite(amax).all()) or bool((amax < 0).any()):
-            raise CheckpointCorruptError(path, f"the range of {name} is not a finite number of 0 or more")
-        if not name.endswith(WEIGHT) and not bool(amax.any()):  # a row of a weight may well be nothing
-            raise CheckpointCorruptError(path, f"the range of {name} is 0, so that it would let nothing through")
+        check_ranges({name: amax}, path)
         quantizers[name].set_amax(_shaped(amax, quantizers[name], _rows(model, name), path))
     for name, quantizer in quantizers.items():
         if quantizer.enabled and name not in ranges:
             raise UncalibratedError(name)
+
+
+def check_ranges(ranges: Mapping[str, Tensor], path: object) -> None:
+    """Refuse ranges that none can be.
+
+    Raises:
+        CheckpointCorruptError: one is negative, infinite or not a number, or that of an input is 0.
+    """
+    for name, amax in ranges.items():
+        if not bool(torch.isfinite(amax).all()) or bool((amax < 0).any()):
+            raise CheckpointCorruptError(path, f"the range of {name} is not a finite number of 0 or more")
+        if not name.endswith(WEIGHT) and not bool(amax.any()):  # a row of a weight may well be nothing
+            raise CheckpointCorruptError(path, f"the range of {name} is 0, so that it would let nothing through")
 
 
 def read_ranges(files: Iterable[Path]) -> dict[str, Tensor]:
