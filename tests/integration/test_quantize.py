@@ -23,13 +23,15 @@ from neuronbert.errors import (
     NotQuantizedError,
     OutputExistsError,
     SchemeError,
+    SimulatedOnlyError,
     UncalibratedError,
     UnsupportedModelError,
 )
 from neuronbert.quantization import placement
 from neuronbert.quantization.calibration import calibrate
+from neuronbert.quantization.program import integers
 from neuronbert.quantized import prepare
-from neuronbert.schemes import RANGE_METHODS, SECTION
+from neuronbert.schemes import RANGE_METHODS, SECTION, Descriptor
 
 TEXTS = [
     "The harbour was quiet.",
@@ -159,6 +161,70 @@ def test_a_sentence_model_keeps_its_pooling(minilm, tmp_path):
     with torch.no_grad():
         ours, theirs = (model(IDS, MASK, torch.zeros_like(IDS))[1] for model in (head, exact))
     assert 0.7 < float(torch.cosine_similarity(ours, theirs)) < 1  # eight bits are few for this model
+
+
+def test_only_folders_that_modules_json_names_are_copied(minilm, tmp_path):
+    source = shutil.copytree(minilm, tmp_path / "in")
+    (source / "checkpoint-500").mkdir()
+    shutil.copy(source / "config.json", source / "checkpoint-500")
+    quantize(str(source), tmp_path / "out", "sample", QuantizationPlan("max", rows=8, sequence_length=16))
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["1_Pooling"]
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_norms_with_the_names_of_tensorflow_are_quantized_and_keep_them(tiny, tmp_path, steps):
+    source = shutil.copytree(tiny("text-classification"), tmp_path / "old")
+    weights = load_file(source / "model.safetensors")
+    norms = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def old(name):
+        return next((name.replace(new, was) for new, was in norms.items() if new in name), name)
+
+    renamed = {old(name): tensor for name, tensor in weights.items()}
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, source / "model.safetensors", metadata={"format": "pt"})
+    plan = QuantizationPlan(qat_steps=steps)
+    for model, out in ((source, "a"), (tiny("text-classification"), "b")):
+        quantize(str(model), tmp_path / out, TEXTS, plan)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert ours.keys() == {old(name) for name in theirs}
+    assert all(torch.equal(ours[old(name)], tensor) for name, tensor in theirs.items())
+    assert torch.equal(logits(tmp_path / "a"), logits(tmp_path / "b"))
+
+
+def test_names_that_cannot_be_trained_are_refused_before_anything_is_run(tiny, tmp_path, monkeypatch):
+    from neuronbert import quantized as module
+    from neuronbert.quantization import folder
+
+    monkeypatch.setattr(folder, "_old", lambda name: name)
+    source = shutil.copytree(tiny("text-classification"), tmp_path / "old")
+    weights = load_file(source / "model.safetensors")
+    renamed = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for name, tensor in weights.items()}
+    save_file(renamed, source / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(module, "calibrate", lambda *_, **__: pytest.fail("it was calibrated"))
+    with pytest.raises(CheckpointCorruptError, match=r"names .*LayerNorm\.weight otherwise"):
+        quantize(str(source), tmp_path / "out", TEXTS, QuantizationPlan(qat_steps=1))
+
+
+def test_options_that_would_be_ignored_are_refused():
+    for given in (
+        {"learn_ranges": True},
+        *({"method": name, "percentile": 99.0} for name in ("max", "mse", "entropy")),
+    ):
+        with pytest.raises(InvalidOptionError, match="left out"):
+            QuantizationPlan(**given)
+    QuantizationPlan(percentile=99.0)
+    QuantizationPlan("percentile", percentile=99.0)
+    QuantizationPlan(learn_ranges=True, qat_steps=1)
+
+
+def test_a_narrow_range_of_inputs_is_no_program_for_this_machine(tiny, tmp_path):
+    narrow = Descriptor(narrow_range=True)
+    for name, plan in (("inputs", {"inputs": narrow}), ("weights", {"weights": Descriptor(axis=0, narrow_range=True)})):
+        quantize(str(tiny("text-classification")), tmp_path / name, TEXTS, QuantizationPlan("max", **plan))
+    with pytest.raises(SimulatedOnlyError, match=r"_input_quantizer .* no narrow range"):
+        integers(head_of(tmp_path / "inputs"))
+    integers(head_of(tmp_path / "weights"))
 
 
 def test_an_old_qdqbert_checkpoint_is_one_of_ours(quantized, altered):
