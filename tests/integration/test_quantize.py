@@ -286,8 +286,9 @@ def test_ranges_of_a_model_that_has_none_are_refused(altered):
     ],
 )
 def test_data_that_gives_no_ranges_is_refused_and_nothing_is_left(tiny, tmp_path, data, error, said):
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=said) as raised:
         quantize(str(tiny("text-classification")), tmp_path / "out", data)
+    assert "--keep-float" not in str(raised.value)  # which would mend none of these
     assert list(tmp_path.iterdir()) == []
 
 
@@ -320,7 +321,7 @@ def test_a_model_whose_activations_have_no_range_is_refused(tiny, tmp_path, valu
     for kind in ("weight", "bias"):
         weights[f"bert.encoder.layer.1.attention.self.value.{kind}"].fill_(value)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CalibrationError, match=said):
+    with pytest.raises(CalibrationError, match=f"{said}.*--keep-float"):
         quantize(str(folder), tmp_path / "out", TEXTS)
 
 
@@ -349,6 +350,8 @@ def test_the_command_tells_what_it_made(tiny, tmp_path):
     told = json.loads(done.stdout)
     assert (told["rows"], told["quantizers"]) == (4, 20)
     assert told["scheme"]["calibration"] == {"method": "mse", "percentile": None, "rows": 4}
+    done = CliRunner().invoke(app, ["quantize", arguments[0], str(tmp_path / "one"), *arguments[2:], "--rows", "1"])
+    assert "calibrated with 1 row\n" in done.stdout
     done = CliRunner().invoke(app, ["quantize", arguments[0], str(tmp_path / "other")])
     assert done.exit_code == 2
     assert "--data" in done.stderr
@@ -404,6 +407,7 @@ def test_the_command_draws_what_calibration_saw(tiny, tmp_path):
         (["--plot", str(tmp_path / "a.png")], "an .svg file"),
         (["--plot", str(tmp_path / "missing/a.svg")], "a folder that is there"),
         (["--plot", str(tmp_path / "a.svg"), "--quantization", "ibert"], "left out"),
+        (["--plot", str(tmp_path / "a.svg"), "--keep-float", "layer.0", "--keep-float", "layer.1"], "no noise to draw"),
     ):
         done = CliRunner().invoke(app, [*command, *extra])
         assert (done.exit_code, said in done.stderr) == (2, True), done.output
