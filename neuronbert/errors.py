@@ -519,10 +519,9 @@ class CalibrationError(DataError):
     """Calibration data, or a model, that gives no ranges."""
 
     def __init__(self, where: str, problem: str) -> None:
-        super().__init__(
-            f"The model can't be calibrated: {where} {problem}. "
-            "Give other data with --data, or leave what is at fault in float with --keep-float."
-        )
+        # A place can be left out of it; what the data lacks is lacking everywhere.
+        keep = ", or leave what is at fault in float with --keep-float" if where.startswith("layer.") else ""
+        super().__init__(f"The model can't be calibrated: {where} {problem}. Give other data with --data{keep}.")
 
 
 class UncalibratedError(DataError):

@@ -137,6 +137,8 @@ def _quantize_qdq(work: _Work, batches: Iterable[dict[str, Tensor]]) -> Quantize
     encoder, plan, progress = work.encoder, work.plan, work.progress
     if plan.chosen == "learned" or plan.qat_steps or plan.sensitivity:
         batches = list(batches)  # which are needed again
+    if plan.qat_steps:
+        folder.trained_names(work.checkpoint, encoder)  # what can't be written isn't trained
     scheme = prepare(encoder, plan)
     tell = partial(_tell, progress)
     seen = calibrate(encoder, batches, plan.start, percentile=plan.percentile, progress=tell)

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from neuronbert import modeling
 from neuronbert.checkpoint import Checkpoint, canonical_task
-from neuronbert.errors import NotQuantizedError
+from neuronbert.errors import InvalidOptionError, NotQuantizedError
 from neuronbert.quantization import folder, ibert, placement
 from neuronbert.staging import staged
 
 if TYPE_CHECKING:
     import os
+
+    from neuronbert.schemes import Scheme
 
 
 def trainable(source: str | os.PathLike[str], task: str = "auto", *, learn_ranges: bool = False) -> Any:
@@ -58,7 +60,10 @@ def save_quantized(model: Any, source: str | os.PathLike[str], output: str | os.
         output: The folder to make.
 
     Raises:
+        NotQuantizedError: the source isn't quantized.
+        InvalidOptionError: the model isn't what `trainable` gave of the source.
         UncalibratedError: a quantizer has no range.
+        CheckpointCorruptError: a range has become what none can be: negative, 0 or not a number.
         OutputExistsError: the output exists.
         StorageError: it can't be written.
     """
@@ -67,7 +72,7 @@ def save_quantized(model: Any, source: str | os.PathLike[str], output: str | os.
     if scheme is None:
         raise NotQuantizedError(source, "qdq", "")
     if scheme.method == "qdq":
-        placement.ranges_of(model)
+        _check_ranges(model, scheme, source)
     held: dict[int, str] = {}
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -80,3 +85,12 @@ def save_quantized(model: Any, source: str | os.PathLike[str], output: str | os.
             tensors = {own.sub(f"{checkpoint.architecture.model_type}.", name): it for name, it in tensors.items()}
     with staged(output, owned=lambda _: None, overwrite=False) as new:
         folder.write(checkpoint, scheme, tensors, new)
+
+
+def _check_ranges(model: Any, scheme: Scheme, source: object) -> None:
+    # As the one who loads it will: what is written can be read.
+    found = {name: quantizer.enabled for name, quantizer in placement.of(model).items()}
+    kept = {name for name, enabled in found.items() if not enabled}
+    if not found or kept != set(scheme.kept_float):
+        raise InvalidOptionError("model", type(model).__name__, f"what trainable gave of {source}")
+    placement.check_ranges(placement.ranges_of(model), "the trained model")

@@ -65,8 +65,13 @@ def quantize(
             metavar="LOSS",
         ),
     ] = None,
-    input_bits: Annotated[int, typer.Option(help="Of what layers are given; other than 8 is simulated only.")] = 8,
-    weight_bits: Annotated[int, typer.Option(help="Of their weights; other than 8 is simulated only.")] = 8,
+    input_bits: Annotated[
+        int,
+        typer.Option(help="Bits of the inputs of linear layers, products and sums; other than 8 is simulated only."),
+    ] = 8,
+    weight_bits: Annotated[
+        int, typer.Option(help="Bits of the weights of linear layers; other than 8 is simulated only.")
+    ] = 8,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the noise of each place over the layers.", metavar="FILE.svg")
     ] = None,
@@ -93,6 +98,8 @@ def quantize(
         given |= {"inputs": _bits("--input-bits", input_bits)}
         given |= {"weights": _bits("--weight-bits", weight_bits, axis=0)}
         plan = QuantizationPlan(keep_float=tuple(keep_float or ()), **given)
+        if plot is not None and plan.keep_float:
+            _check_drawn(plot, model, plan.keep_float, revision=revision, token=token)
         done = run(model, output, data, plan, revision=revision, token=token, progress=progress)
     if json_:
         scheme = done.scheme.model_dump(mode="json")
@@ -116,6 +123,20 @@ def _check_plot(path: Path, quantization: str) -> None:
         raise InvalidOptionError("--plot", str(path), f"left out: {quantization} has no noise of single places to draw")
 
 
+def _check_drawn(plot: Path, model: str, keep_float: tuple[str, ...], **where: Any) -> None:
+    """Refuse a picture of nothing before anything is calibrated."""
+    from neuronbert import sources
+    from neuronbert.quantization import placement
+
+    with sources.opened(model, **where) as (_, checkpoint):
+        layers = range(checkpoint.config.get("num_hidden_layers", 12))
+    names = [f"layer.{layer}.{site}" for layer in layers for site in placement.SITES]
+    left = set(names) - set(placement.select(names, keep_float, "keep_float"))
+    if all(name.endswith(placement.WEIGHT) for name in left):
+        problem = "left out: all inputs stay in float, so there is no noise to draw"
+        raise InvalidOptionError("--plot", str(plot), problem)
+
+
 def _bits(option: str, bits: int, **kind: Any) -> "Descriptor":
     from neuronbert.schemes import Descriptor
 
@@ -134,7 +155,9 @@ def _show(done: "Quantized") -> None:
         _output.table(
             ["costliest places", "loss of each alone"], [[c.name, f"{c.loss:.3g}"] for c in done.costs[:_SHOWN]]
         )
-    _output.data(f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} rows")
+    _output.data(
+        f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} {'row' if done.rows == 1 else 'rows'}"
+    )
     if done.losses:
         before, after = done.losses
         _output.data(f"hidden states move by {after:.2%} of their variance; {before:.2%} before the ranges learned")

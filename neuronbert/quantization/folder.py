@@ -15,14 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from neuronbert import sentences
-from neuronbert.checkpoint import CONFIG, WEIGHTS
+from neuronbert.checkpoint import CONFIG, WEIGHTS, read_json
 from neuronbert.errors import CheckpointCorruptError
 from neuronbert.integers.ranges import is_range
 from neuronbert.quantization import placement
 from neuronbert.schemes import SECTION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -40,17 +40,41 @@ def tensors_of(checkpoint: Checkpoint, encoder: Any, *, trained: bool) -> dict[s
     """
     tensors, stem = weights_of(checkpoint)
     if trained:
-        for name, parameter in encoder.named_parameters():
-            if placement.is_range(name) or name.startswith("pooler."):
-                continue
-            old = tensors.get(stem + name)
-            if old is None:
-                raise CheckpointCorruptError(checkpoint.path, f"it names {name} otherwise, so it can't be trained")
-            tensors[stem + name] = parameter.detach().to(old.dtype).contiguous()
+        own, parameters = trained_names(checkpoint, encoder), dict(encoder.named_parameters())
+        for name, key in own.items():
+            tensors[key] = parameters[name].detach().to(tensors[key].dtype).contiguous()
     ranges = {
         f"{stem}encoder.{name}._amax": amax.detach().contiguous() for name, amax in placement.ranges_of(encoder).items()
     }
     return tensors | ranges
+
+
+def trained_names(checkpoint: Checkpoint, encoder: Any) -> dict[str, str]:
+    """What a checkpoint calls each parameter of its encoder that is trained, by our names.
+
+    Raises:
+        CheckpointCorruptError: it has another name than transformers reads.
+    """
+    keys = {key for path in checkpoint.weight_files for key in _keys(path)}
+    stem, found = stem_of(keys), {}
+    for name, _ in encoder.named_parameters():
+        if placement.is_range(name) or name.startswith("pooler."):
+            continue
+        key = next((stem + spelled for spelled in (name, _old(name)) if stem + spelled in keys), None)
+        if key is None:
+            raise CheckpointCorruptError(checkpoint.path, f"it names {name} otherwise, so it can't be trained")
+        found[name] = key
+    return found
+
+
+def _keys(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def _old(name: str) -> str:
+    """A name as checkpoints from TensorFlow have it; transformers reads them so."""
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 def weights_of(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], str]:
@@ -63,7 +87,7 @@ def weights_of(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], str]:
     return tensors, stem_of(tensors)
 
 
-def stem_of(tensors: Mapping[str, Tensor]) -> str:
+def stem_of(tensors: Iterable[str]) -> str:
     """What the names of an encoder's weights begin with."""
     first = next(name for name in tensors if "encoder.layer.0." in name)
     return first[: first.index("encoder.layer.0.")]
@@ -86,6 +110,7 @@ def write(
         settings: What else config.json gets.
 
     Raises:
+        CheckpointCorruptError: its modules.json names what is no folder beside it.
         StorageError: it can't be written.
     """
     config = {**checkpoint.config, **settings, SECTION: scheme.model_dump(mode="json")}
@@ -101,8 +126,20 @@ def _copy_modules(source: Path, folder: Path) -> None:
     for name in (sentences.MODULES, sentences.TEXTS, sentences.PROMPTS):
         if (source / name).is_file():
             shutil.copy(source / name, folder / name)
-    for path in source.glob(f"*/{CONFIG}"):
-        (folder / path.parent.name).mkdir()
-        for file in (path, path.with_name(WEIGHTS)):
+    for path in _modules(source):
+        (folder / path.name).mkdir()
+        for file in (path / CONFIG, path / WEIGHTS):
             if file.is_file():
-                shutil.copy(file, folder / path.parent.name / file.name)
+                shutil.copy(file, folder / path.name / file.name)
+
+
+def _modules(source: Path) -> list[Path]:
+    """The folders that a modules.json names and that are there; nothing else that lies in the checkpoint's."""
+    if not (source / sentences.MODULES).is_file():
+        return []
+    items = read_json(source / sentences.MODULES, list)
+    names = dict.fromkeys(item.get("path") for item in items if isinstance(item, dict))
+    for name in names:
+        if not isinstance(name, str) or name in (".", "..") or any(sign in name for sign in "/\\\0"):
+            raise CheckpointCorruptError(source / sentences.MODULES, f"it names {name!r}, which is no folder beside it")
+    return [source / name for name in names if name and (source / name / CONFIG).is_file()]

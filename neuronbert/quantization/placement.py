@@ -46,6 +46,14 @@ _OTHERS: Final = (
 )
 SITES: Final = (*(f"{linear}.{kind}" for linear in LINEARS for kind in (INPUT, WEIGHT)), *_OTHERS)
 """The twenty names within a layer."""
+_SHARED: Final = (
+    (
+        *(f"attention.self.{part}.{INPUT}" for part in ("query", "key", "value")),
+        f"attention.output.add_residual{INPUT}",
+    ),
+    (f"intermediate.dense.{INPUT}", f"output.add_residual{INPUT}"),
+)
+"""Places within a layer that are given one tensor: with one range, a program rounds it once for all of them."""
 _STEM: Final = "encoder."
 _RANGE: Final = "_quantizer._amax"
 
@@ -78,6 +86,16 @@ def attach(model: Any, scheme: Scheme) -> dict[str, Quantizer]:
 def of(model: Any) -> dict[str, Quantizer]:
     """The quantizers that hang in a model, by name."""
     return {module.name: module for module in model.modules() if isinstance(module, Quantizer)}
+
+
+def tied(quantizers: Iterable[Quantizer]) -> list[list[Quantizer]]:
+    """Quantizers in groups, in their order: those that are given one tensor together, each other alone."""
+    groups: dict[tuple[str, object], list[Quantizer]] = {}
+    for quantizer in quantizers:
+        _, layer, site = quantizer.name.split(".", 2)
+        place: object = next((sites for sites in _SHARED if site in sites), site)
+        groups.setdefault((layer, place), []).append(quantizer)
+    return list(groups.values())
 
 
 @contextmanager
@@ -135,14 +153,24 @@ def set_ranges(model: Any, ranges: Mapping[str, Tensor], path: object) -> None:
     for name, amax in ranges.items():
         if name not in quantizers:
             raise CheckpointCorruptError(path, f"its range {name} belongs to no quantizer")
-        if not bool(torch.isfinite(amax).all()) or bool((amax < 0).any()):
-            raise CheckpointCorruptError(path, f"the range of {name} is not a finite number of 0 or more")
-        if not name.endswith(WEIGHT) and not bool(amax.any()):  # a row of a weight may well be nothing
-            raise CheckpointCorruptError(path, f"the range of {name} is 0, so that it would let nothing through")
+        check_ranges({name: amax}, path)
         quantizers[name].set_amax(_shaped(amax, quantizers[name], _rows(model, name), path))
     for name, quantizer in quantizers.items():
         if quantizer.enabled and name not in ranges:
             raise UncalibratedError(name)
+
+
+def check_ranges(ranges: Mapping[str, Tensor], path: object) -> None:
+    """Refuse ranges that none can be.
+
+    Raises:
+        CheckpointCorruptError: one is negative, infinite or not a number, or that of an input is 0.
+    """
+    for name, amax in ranges.items():
+        if not bool(torch.isfinite(amax).all()) or bool((amax < 0).any()):
+            raise CheckpointCorruptError(path, f"the range of {name} is not a finite number of 0 or more")
+        if not name.endswith(WEIGHT) and not bool(amax.any()):  # a row of a weight may well be nothing
+            raise CheckpointCorruptError(path, f"the range of {name} is 0, so that it would let nothing through")
 
 
 def read_ranges(files: Iterable[Path]) -> dict[str, Tensor]:

@@ -95,6 +95,15 @@ class QuantizationPlan:
         for name in ("rows", "sequence_length"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(name, getattr(self, name), "1 or more")
+        self._check_used()
+
+    def _check_used(self) -> None:
+        if self.start != "percentile" and self.percentile != _default("percentile"):
+            raise InvalidOptionError(
+                "percentile", self.percentile, f"left out: {self.chosen} leaves no share unclipped"
+            )
+        if self.learn_ranges and not self.qat_steps:
+            raise InvalidOptionError("learn_ranges", True, "left out, or given with qat_steps: nothing is trained")
 
     def _check_quantization(self) -> None:
         for name, allowed in (("quantization", QUANTIZATIONS), ("force_dequant", FORCE_DEQUANT)):
@@ -105,9 +114,12 @@ class QuantizationPlan:
                 problem = "left out: only ibert computes these functions on integers"
                 raise InvalidOptionError("force_dequant", self.force_dequant, problem)
             return
-        defaults = {item.name: item.default for item in fields(self)}
         for name in _ONLY_QDQ:
-            if getattr(self, name) != defaults[name]:
+            if getattr(self, name) != _default(name):
                 raise InvalidOptionError(
                     name, getattr(self, name), "left out: the integers of ibert have no such setting"
                 )
+
+
+def _default(name: str) -> object:
+    return next(item.default for item in fields(QuantizationPlan) if item.name == name)

@@ -45,8 +45,10 @@ def integers(model: Any) -> Any:
         UncalibratedError: a quantizer has no range.
     """
     for name, quantizer in placement.of(model).items():
-        if quantizer.enabled and quantizer.descriptor.bounds not in ((-128, 127), (-127, 127)):
-            raise SimulatedOnlyError(name, "cpu", "signed 8 bits on both sides")
+        # A weight's bytes are clipped here, those of inputs by the kernels, at -128.
+        allowed = ((-128, 127), (-127, 127)) if name.endswith(placement.WEIGHT) else ((-128, 127),)
+        if quantizer.enabled and quantizer.descriptor.bounds not in allowed:
+            raise SimulatedOnlyError(name, "cpu", "signed 8 bits on both sides, and no narrow range of inputs")
     encoder = next(module for module in model.modules() if isinstance(module, Encoder))
     layers = list(encoder.encoder.layer)
     for layer, after in zip(layers, [*layers[1:], None], strict=True):

@@ -65,6 +65,9 @@ class Quantizer(nn.Module):
         clipped = steps.clamp(least, most)
         rounded = torch.round(clipped)
         if clipped.requires_grad:
+            # The range times (most / range) may be above most by a rounding, and isn't clipped for that.
+            edge = (values.float().abs() == amax) & (steps > least - 0.5)
+            clipped = torch.where(edge, steps, clipped)
             rounded = clipped + (rounded - clipped).detach()  # straight through
         return (rounded * torch.where(there, amax / most, 0.0)).to(values.dtype)
 

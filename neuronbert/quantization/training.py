@@ -1,9 +1,10 @@
 """A quantized encoder that learns to answer as the one in float does: its ranges alone, or its weights with them.
 
-Owns: the steps of that. Its texts need no labels. Rounding passes gradients straight through (quantizers.py), so any
-other loop of PyTorch trains a quantized model as well. Two runs on one machine give the same. The gradient of a range
-is that of Esser, McKinstry, Bablani, Appuswamy and Modha, Learned Step Size Quantization (arXiv 1902.08153); ranges are
-fitted to the answers in float, with weights as they are, as Li et al. do in BRECQ (arXiv 2102.05426).
+Owns: the steps of that. Its texts need no labels. Quantizers that are given one tensor learn one range, so that a
+program rounds it once, and multiplies it in one product. Rounding passes gradients straight through (quantizers.py), so
+any other loop of PyTorch trains a quantized model as well. Two runs on one machine give the same. The gradient of a
+range is that of Esser, McKinstry, Bablani, Appuswamy and Modha, Learned Step Size Quantization (arXiv 1902.08153);
+ranges are fitted to the answers in float, with weights as they are, as Li et al. do in BRECQ (arXiv 2102.05426).
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ import torch
 
 from neuronbert.errors import CalibrationError
 from neuronbert.quantization import placement
+from neuronbert.quantization.quantizers import Quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
-
-    from neuronbert.quantization.quantizers import Quantizer
 
     Batch = Mapping[str, Tensor]
     Teacher = Callable[[Batch], Tensor]
@@ -133,8 +133,8 @@ def _descend(
     learned: tuple[Sequence[Any], Sequence[Quantizer]],
     progress: Callable[[int, int], None],
 ) -> float:
-    weights, quantizers = learned
-    logs = [quantizer.amax().clamp(min=_LEAST).log().requires_grad_() for quantizer in quantizers]
+    weights, ranges = learned[0], placement.tied(learned[1])
+    logs = [_widest(group).clamp(min=_LEAST).log().requires_grad_() for group in ranges]
     groups = [{"params": weights, "lr": _RATE}, {"params": logs, "lr": _RANGE_RATE}]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=_BETAS, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
@@ -142,8 +142,7 @@ def _descend(
     for step in range(steps):
         batch = batches[step % len(batches)]
         wanted = teach(batch)
-        for quantizer, log in zip(quantizers, logs, strict=True):
-            quantizer.follow(log.exp())
+        _set(Quantizer.follow, ranges, logs)
         loss = _loss(model, batch, wanted)
         last = float(loss.detach())
         if not math.isfinite(last):
@@ -154,9 +153,23 @@ def _descend(
         optimizer.step()
         schedule.step()
         progress(step + 1, steps)
-    for quantizer, log in zip(quantizers, logs, strict=True):
-        quantizer.set_amax(log.exp())
+    _set(Quantizer.set_amax, ranges, logs)
     return last
+
+
+def _widest(group: Sequence[Quantizer]) -> Tensor:
+    # Calibration gives all of a group the same.
+    return torch.stack([quantizer.amax() for quantizer in group]).amax(dim=0)
+
+
+def _set(
+    how: Callable[[Quantizer, Tensor], None], ranges: Iterable[Sequence[Quantizer]], logs: Sequence[Tensor]
+) -> None:
+    """Give all quantizers of a group the range that is learned for them."""
+    for group, log in zip(ranges, logs, strict=True):
+        amax = log.exp()
+        for quantizer in group:
+            how(quantizer, amax)
 
 
 def _loss(model: Any, batch: Batch, wanted: Tensor) -> Tensor:

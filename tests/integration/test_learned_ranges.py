@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from neuronbert import QuantizationPlan, modeling, passages, quantize, tokenization
 from neuronbert.checkpoint import Checkpoint
+from neuronbert.encoder.model import Encoder
 from neuronbert.errors import CalibrationError, InvalidOptionError
-from neuronbert.quantization import placement, training
+from neuronbert.quantization import placement, program, training
 from neuronbert.quantization.calibration import calibrate
 from neuronbert.quantized import prepare
 from neuronbert.schemes import Descriptor
@@ -46,7 +47,7 @@ def calibrated(folder, method="max"):
 def test_they_bring_the_states_nearer_and_move_no_weight(folder, tmp_path):
     done = quantize(str(folder), tmp_path / "out", TEXTS, QuantizationPlan(inputs=COARSE))
     before, after = done.losses
-    assert after < 0.7 * before
+    assert after < 0.75 * before
     assert done.scheme.calibration.model_dump() == {"method": "learned", "percentile": 99.99, "rows": 4}
     plain = quantize(str(folder), tmp_path / "plain", TEXTS, QuantizationPlan("percentile", inputs=COARSE))
     assert plain.losses is None
@@ -110,3 +111,34 @@ def test_the_command_says_how_far_states_move(folder, tmp_path):
     assert "of their variance" in done.stdout
     told = json.loads(CliRunner().invoke(app, [*command, str(tmp_path / "b"), "--json"]).stdout)
     assert told["losses"][1] < told["losses"][0]
+
+
+def test_what_shares_a_tensor_learns_one_range_and_the_program_its_joint_product(folder, tmp_path):
+    done = quantize(str(folder), tmp_path / "out", TEXTS, QuantizationPlan(percentile=90.0))
+    assert done.losses[1] < 0.5 * done.losses[0]
+    head = modeling.load(Checkpoint.open(tmp_path / "out"), "text-classification", quantization="qdq").head
+    ranges = placement.ranges_of(head)
+    for at in ("layer.0.", "layer.1."):
+        hidden = [f"{at}attention.self.{part}._input_quantizer" for part in ("query", "key", "value")]
+        hidden.append(f"{at}attention.output.add_residual_input_quantizer")
+        attended = [
+            f"{at}{place}" for place in ("intermediate.dense._input_quantizer", "output.add_residual_input_quantizer")
+        ]
+        for group in (hidden, attended):
+            assert len({float(ranges[name]) for name in group}) == 1, group
+        assert float(ranges[hidden[0]]) != float(ranges[attended[0]])
+    layers = next(item for item in program.integers(head).modules() if isinstance(item, Encoder)).encoder.layer
+    assert all(isinstance(layer.attention.self.joint, program.IntegerLinear) for layer in layers)
+    assert all(layer.attention.output.out is not None for layer in layers)
+    assert [layer.output.out is not None for layer in layers] == [True, False]
+
+
+def test_ranges_that_are_tied_to_one_in_float_still_learn(folder, tmp_path):
+    kept = ("layer.*.attention.self.query", "layer.0.output.add_residual_input_quantizer")
+    done = quantize(str(folder), tmp_path / "out", TEXTS, QuantizationPlan(keep_float=kept, inputs=COARSE))
+    assert done.losses[1] < done.losses[0]
+    head = modeling.load(Checkpoint.open(tmp_path / "out"), "text-classification", quantization="qdq").head
+    ranges = placement.ranges_of(head)
+    assert "layer.0.attention.self.query._input_quantizer" not in ranges
+    key, value = (float(ranges[f"layer.0.attention.self.{part}._input_quantizer"]) for part in ("key", "value"))
+    assert key == value

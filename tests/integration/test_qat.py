@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from neuronbert import QuantizationPlan, modeling, quantize, save_quantized, trainable
 from neuronbert.checkpoint import Checkpoint
-from neuronbert.errors import InvalidOptionError, NotQuantizedError
+from neuronbert.errors import CheckpointCorruptError, InvalidOptionError, NotQuantizedError
 from neuronbert.quantization import placement
 from neuronbert.schemes import Descriptor
 
@@ -46,7 +46,7 @@ def distance(folder, original):
 def test_steps_bring_the_quantized_model_nearer_to_the_one_in_float(tiny, tmp_path, learn):
     original = tiny("text-classification")
     for name, steps in (("before", 0), ("after", 60)):
-        plan = QuantizationPlan("max", weights=COARSE, qat_steps=steps, learn_ranges=learn)
+        plan = QuantizationPlan("max", weights=COARSE, qat_steps=steps, learn_ranges=learn and steps > 0)
         quantize(str(original), tmp_path / name, ["this is", "a test", "is this a test", "test a"], plan)
     assert distance(tmp_path / "after", original) < 0.97 * distance(tmp_path / "before", original)
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("before", "after"))
@@ -91,6 +91,28 @@ def test_a_tied_head_is_saved_once(tiny, tmp_path):
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("int8", "again"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), 0.0])
+def test_a_range_that_training_broke_is_not_written(quantized, tmp_path, value):
+    model = trainable(quantized, learn_ranges=True)
+    with torch.no_grad():
+        placement.of(model)["layer.1.output.dense._input_quantizer"].amax().fill_(value)
+    with pytest.raises(CheckpointCorruptError, match=r"the range of layer\.1\.output\.dense\._input_quantizer"):
+        save_quantized(model, quantized, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_from_trainable_is_not_written(quantized, tiny, tmp_path):
+    import transformers
+
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(tiny("text-classification"))
+    for model in (plain, torch.nn.Linear(2, 2)):
+        with pytest.raises(InvalidOptionError, match="trainable"):
+            save_quantized(model, quantized, tmp_path / "out")
+    with pytest.raises(NotQuantizedError):
+        save_quantized(plain, tiny("text-classification"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_quantized_and_steps_below_zero_are_refused(tiny):

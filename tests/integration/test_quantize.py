@@ -23,13 +23,15 @@ from neuronbert.errors import (
     NotQuantizedError,
     OutputExistsError,
     SchemeError,
+    SimulatedOnlyError,
     UncalibratedError,
     UnsupportedModelError,
 )
 from neuronbert.quantization import placement
 from neuronbert.quantization.calibration import calibrate
+from neuronbert.quantization.program import integers
 from neuronbert.quantized import prepare
-from neuronbert.schemes import RANGE_METHODS, SECTION
+from neuronbert.schemes import RANGE_METHODS, SECTION, Descriptor
 
 TEXTS = [
     "The harbour was quiet.",
@@ -161,6 +163,70 @@ def test_a_sentence_model_keeps_its_pooling(minilm, tmp_path):
     assert 0.7 < float(torch.cosine_similarity(ours, theirs)) < 1  # eight bits are few for this model
 
 
+def test_only_folders_that_modules_json_names_are_copied(minilm, tmp_path):
+    source = shutil.copytree(minilm, tmp_path / "in")
+    (source / "checkpoint-500").mkdir()
+    shutil.copy(source / "config.json", source / "checkpoint-500")
+    quantize(str(source), tmp_path / "out", "sample", QuantizationPlan("max", rows=8, sequence_length=16))
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["1_Pooling"]
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_norms_with_the_names_of_tensorflow_are_quantized_and_keep_them(tiny, tmp_path, steps):
+    source = shutil.copytree(tiny("text-classification"), tmp_path / "old")
+    weights = load_file(source / "model.safetensors")
+    norms = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def old(name):
+        return next((name.replace(new, was) for new, was in norms.items() if new in name), name)
+
+    renamed = {old(name): tensor for name, tensor in weights.items()}
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, source / "model.safetensors", metadata={"format": "pt"})
+    plan = QuantizationPlan(qat_steps=steps)
+    for model, out in ((source, "a"), (tiny("text-classification"), "b")):
+        quantize(str(model), tmp_path / out, TEXTS, plan)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert ours.keys() == {old(name) for name in theirs}
+    assert all(torch.equal(ours[old(name)], tensor) for name, tensor in theirs.items())
+    assert torch.equal(logits(tmp_path / "a"), logits(tmp_path / "b"))
+
+
+def test_names_that_cannot_be_trained_are_refused_before_anything_is_run(tiny, tmp_path, monkeypatch):
+    from neuronbert import quantized as module
+    from neuronbert.quantization import folder
+
+    monkeypatch.setattr(folder, "_old", lambda name: name)
+    source = shutil.copytree(tiny("text-classification"), tmp_path / "old")
+    weights = load_file(source / "model.safetensors")
+    renamed = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for name, tensor in weights.items()}
+    save_file(renamed, source / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(module, "calibrate", lambda *_, **__: pytest.fail("it was calibrated"))
+    with pytest.raises(CheckpointCorruptError, match=r"names .*LayerNorm\.weight otherwise"):
+        quantize(str(source), tmp_path / "out", TEXTS, QuantizationPlan(qat_steps=1))
+
+
+def test_options_that_would_be_ignored_are_refused():
+    for given in (
+        {"learn_ranges": True},
+        *({"method": name, "percentile": 99.0} for name in ("max", "mse", "entropy")),
+    ):
+        with pytest.raises(InvalidOptionError, match="left out"):
+            QuantizationPlan(**given)
+    QuantizationPlan(percentile=99.0)
+    QuantizationPlan("percentile", percentile=99.0)
+    QuantizationPlan(learn_ranges=True, qat_steps=1)
+
+
+def test_a_narrow_range_of_inputs_is_no_program_for_this_machine(tiny, tmp_path):
+    narrow = Descriptor(narrow_range=True)
+    for name, plan in (("inputs", {"inputs": narrow}), ("weights", {"weights": Descriptor(axis=0, narrow_range=True)})):
+        quantize(str(tiny("text-classification")), tmp_path / name, TEXTS, QuantizationPlan("max", **plan))
+    with pytest.raises(SimulatedOnlyError, match=r"_input_quantizer .* no narrow range"):
+        integers(head_of(tmp_path / "inputs"))
+    integers(head_of(tmp_path / "weights"))
+
+
 def test_an_old_qdqbert_checkpoint_is_one_of_ours(quantized, altered):
     def old(config):
         config["model_type"] = "qdqbert"
@@ -220,8 +286,9 @@ def test_ranges_of_a_model_that_has_none_are_refused(altered):
     ],
 )
 def test_data_that_gives_no_ranges_is_refused_and_nothing_is_left(tiny, tmp_path, data, error, said):
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=said) as raised:
         quantize(str(tiny("text-classification")), tmp_path / "out", data)
+    assert "--keep-float" not in str(raised.value)  # which would mend none of these
     assert list(tmp_path.iterdir()) == []
 
 
@@ -254,7 +321,7 @@ def test_a_model_whose_activations_have_no_range_is_refused(tiny, tmp_path, valu
     for kind in ("weight", "bias"):
         weights[f"bert.encoder.layer.1.attention.self.value.{kind}"].fill_(value)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CalibrationError, match=said):
+    with pytest.raises(CalibrationError, match=f"{said}.*--keep-float"):
         quantize(str(folder), tmp_path / "out", TEXTS)
 
 
@@ -283,6 +350,8 @@ def test_the_command_tells_what_it_made(tiny, tmp_path):
     told = json.loads(done.stdout)
     assert (told["rows"], told["quantizers"]) == (4, 20)
     assert told["scheme"]["calibration"] == {"method": "mse", "percentile": None, "rows": 4}
+    done = CliRunner().invoke(app, ["quantize", arguments[0], str(tmp_path / "one"), *arguments[2:], "--rows", "1"])
+    assert "calibrated with 1 row\n" in done.stdout
     done = CliRunner().invoke(app, ["quantize", arguments[0], str(tmp_path / "other")])
     assert done.exit_code == 2
     assert "--data" in done.stderr
@@ -338,6 +407,7 @@ def test_the_command_draws_what_calibration_saw(tiny, tmp_path):
         (["--plot", str(tmp_path / "a.png")], "an .svg file"),
         (["--plot", str(tmp_path / "missing/a.svg")], "a folder that is there"),
         (["--plot", str(tmp_path / "a.svg"), "--quantization", "ibert"], "left out"),
+        (["--plot", str(tmp_path / "a.svg"), "--keep-float", "layer.0", "--keep-float", "layer.1"], "no noise to draw"),
     ):
         done = CliRunner().invoke(app, [*command, *extra])
         assert (done.exit_code, said in done.stderr) == (2, True), done.output

@@ -96,6 +96,19 @@ def test_gradients_pass_where_nothing_is_clipped_and_a_learned_range_has_one():
     assert "_amax" in made.state_dict()
 
 
+def test_the_largest_weight_of_a_row_has_a_gradient():
+    torch.manual_seed(0)
+    weight = (torch.randn(512, 8) * 3).requires_grad_()
+    for descriptor in (Descriptor(axis=0), Descriptor(axis=0, narrow_range=True)):
+        made = Quantizer("layer.0.x", descriptor)
+        made.set_amax(widest(weight, descriptor))
+        (found,) = torch.autograd.grad(made(weight).sum(), weight)
+        assert float((found - 1).abs().max()) < 1e-5
+    unsigned = quantizer(1.0, unsigned=True)
+    (found,) = torch.autograd.grad(unsigned(values := torch.tensor([-1.0, 1.0], requires_grad=True)).sum(), values)
+    assert found.tolist() == [0, 1]
+
+
 def test_without_a_range_it_refuses_and_disabled_it_lets_through():
     made = Quantizer("layer.3.output.dense._input_quantizer", Descriptor())
     with pytest.raises(UncalibratedError, match=r"layer\.3\.output\.dense"):
