@@ -95,8 +95,8 @@ def quantize(
         given |= {"quantization": quantization, "force_dequant": force_dequant}
         given |= {} if percentile is None else {"percentile": percentile}
         given |= {"qat_steps": qat_steps, "learn_ranges": learn_ranges, "sensitivity": sensitivity}
-        given |= {"inputs": _bits("--input-bits", input_bits)}
-        given |= {"weights": _bits("--weight-bits", weight_bits, axis=0)}
+        given |= {"inputs": _bits("--input-bits", input_bits, quantization)}
+        given |= {"weights": _bits("--weight-bits", weight_bits, quantization, axis=0)}
         plan = QuantizationPlan(keep_float=tuple(keep_float or ()), **given)
         if plot is not None and plan.keep_float:
             _check_drawn(plot, model, plan.keep_float, revision=revision, token=token)
@@ -137,9 +137,11 @@ def _check_drawn(plot: Path, model: str, keep_float: tuple[str, ...], **where: A
         raise InvalidOptionError("--plot", str(plot), problem)
 
 
-def _bits(option: str, bits: int, **kind: Any) -> "Descriptor":
+def _bits(option: str, bits: int, quantization: str, **kind: Any) -> "Descriptor":
     from neuronbert.schemes import Descriptor
 
+    if quantization == "ibert" and bits != Descriptor().num_bits:
+        raise InvalidOptionError(option, bits, "left out: the integers of ibert have no such setting")
     try:
         return Descriptor(num_bits=bits, **kind)
     except ValueError:

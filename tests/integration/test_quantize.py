@@ -426,6 +426,8 @@ def test_other_bits_are_simulated_and_no_program_for_this_machine(tiny, tmp_path
     for option, bits in (("--input-bits", "1"), ("--weight-bits", "17")):
         done = CliRunner().invoke(app, [*command, option, bits])
         assert (done.exit_code, "from 2 to 16" in done.stderr) == (2, True), done.output
+        done = CliRunner().invoke(app, [*command, "--quantization", "ibert", option, "4"])
+        assert (done.exit_code, f"{option} is 4; it must be left out" in done.stderr) == (2, True), done.output
     done = CliRunner().invoke(app, [*command, "--weight-bits", "3", "--json"])
     assert done.exit_code == 0, done.output
     scheme = json.loads(done.stdout)["scheme"]
