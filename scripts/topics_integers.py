@@ -6,7 +6,7 @@ and found again.
 
 Examples:
     python scripts/topics_integers.py
-    python scripts/topics_integers.py --seed 0 --folder /tmp/topics
+    python scripts/topics_integers.py --seed 0
 """
 
 from __future__ import annotations
