@@ -7,11 +7,11 @@ of what is drawn.
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neuronbert.errors import MissingPackageError, StorageError
+from neuronbert.errors import MissingPackageError
+from neuronbert.staging import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,14 +55,7 @@ def save(content: bytes, path: Path) -> None:
     Raises:
         StorageError: it can't be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except OSError as error:
-        raise StorageError(path, error.strerror or str(error)) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, content.decode())
 
 
 def _without_scripts(root: Any) -> Any:
