@@ -30,7 +30,7 @@ QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)
 _METHODS: Final[Mapping[Quantization, RangeMethod]] = {"qdq": "learned", "ibert": "mse"}
 _START: Final[CalibrationMethod] = "percentile"
 """What ranges that are learned begin with."""
-_ONLY_QDQ: Final = ("keep_float", "inputs", "weights", "qat_steps", "learn_ranges", "sensitivity")
+_ONLY_QDQ: Final = ("keep_float", "inputs", "weights", "learn_ranges", "sensitivity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class QuantizationPlan:
         keep_float: Layers, modules or quantizers that stay in float, as layer.0 or layer.*.output.dense.
         qat_steps: How many batches the weights then learn from, to bring the quantized model near the one in float; 0
             leaves them as they are.
-        learn_ranges: The ranges learn with them.
+        learn_ranges: The ranges learn with them; those of ibert stay as they were calibrated.
         sensitivity: Find what each place costs, and what to leave in float for no more than this loss: the squared
             difference of the last hidden states over their variance.
         inputs: How inputs are quantized.
