@@ -26,7 +26,7 @@
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
     │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError), OverloadedError
-    │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError
+    │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError, WorkersUnwellError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
@@ -771,6 +771,13 @@ class WorkerFailedError(WorkerError):
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(f"A worker failed with {kind}: {reason}. Run it without workers to see where.")
+
+
+class WorkersUnwellError(WorkerError):
+    """Workers of a server that don't answer in time."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        super().__init__(f"The workers of {_listed(models)} don't answer in time. The server is to be started again.")
 
 
 class StorageError(UnavailableError):
