@@ -29,6 +29,8 @@ _NAMED: Final = 5
 """Bad rows that are named; the others are counted."""
 _MAX_LINE: Final = 1 << 24
 """Bytes of a line; more is no row, and would be kept in memory whole."""
+_MARK: Final = b"\xef\xbb\xbf"
+"""What some editors put before UTF-8."""
 _BATCH: Final = 4096
 """Rows of a Parquet file that are held at a time while they are checked."""
 _INTEGERS: Final = range(-(2**63), 2**63)
@@ -242,8 +244,9 @@ def _lines(file: Path, start: int, _columns: Columns) -> Iterator[Row]:
             number += 1
             if len(line) > _MAX_LINE:
                 raise DataFileError(file, number, f"it is longer than {_MAX_LINE} bytes")
-            if line.strip():
-                yield Row(place, f"line {number}", _parsed(line.removeprefix(b"\xef\xbb\xbf") if not place else line))
+            content = line if place else line.removeprefix(_MARK)
+            if content.strip():
+                yield Row(place, f"line {number}", _parsed(content))
             place += len(line)
 
 
