@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +31,8 @@ NEURON_CORES: Final = "neuron_cores"
 """What Ray calls NeuronCores. Who is given some sees no others, by NEURON_RT_VISIBLE_CORES."""
 _STORE: Final = 1 << 28
 """Bytes that processes here may share: what they tell each other is small."""
+_LONGEST: Final = 20
+"""Characters of the folder for what is temporary."""
 _TOKENS: Final = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -47,14 +49,23 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    folder = None if address else tempfile.mkdtemp(prefix="neuronbert-ray-", dir="/tmp")  # sockets have short names
+    folder = None if address else _own_folder()
     try:
-        _connect(address, folder)
-        yield
+        with _core_silenced():
+            try:
+                _connect(address, folder)
+                yield
+            finally:
+                ray.shutdown()
     finally:
-        ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_folder() -> str:
+    # Ray's sockets are in it, and the name of a socket has 107 bytes at most.
+    below = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="neuronbert-", dir=below if len(below) <= _LONGEST else "/tmp")
 
 
 def _connect(address: str | None, folder: str | None) -> None:
@@ -62,10 +73,8 @@ def _connect(address: str | None, folder: str | None) -> None:
     if folder and not any(name in os.environ for name in _TOKENS):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex()  # else Ray leaves one in the home folder
     own = {"include_dashboard": False, "object_store_memory": _STORE, "_temp_dir": folder} if folder else {}
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what goes wrong errors tell
     try:
-        with _stderr_closed():
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # its own errors have no class in common
         raise ClusterError("can't be reached" if address else "doesn't start", first_line(error)) from error
     finally:
@@ -74,13 +83,14 @@ def _connect(address: str | None, folder: str | None) -> None:
 
 
 @contextmanager
-def _stderr_closed() -> Iterator[None]:
-    # Ray's core tells there, past Python, that it was told to tell little.
+def _core_silenced() -> Iterator[None]:
+    # Ray's core writes to stderr past Python, of what goes well, too. What goes wrong is raised.
     held = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
     try:
-        yield
+        with Path(os.devnull).open("wb") as nowhere, os.fdopen(held, "w", buffering=1, closefd=False) as stderr:
+            os.dup2(nowhere.fileno(), 2)
+            with redirect_stderr(stderr):
+                yield
     finally:
         os.dup2(held, 2)
         os.close(held)

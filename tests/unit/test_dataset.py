@@ -172,7 +172,11 @@ def test_an_output_is_gone_on_with_only_by_the_same_job(tmp_path: Path) -> None:
 
 
 def test_an_output_in_which_nothing_came_to_be_is_a_folder_with_its_job(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="x"), Output.opened(tmp_path / "out", JOB, 2, resume=False) as output:
-        (output.folder / ".part-0-left").write_text("x")
-        raise ValueError("x")
+    def fail() -> None:
+        with Output.opened(tmp_path / "out", JOB, 2, resume=False) as output:
+            (output.folder / ".part-0-left").write_text("x")
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        fail()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["job.json"]
