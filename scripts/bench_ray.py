@@ -1,7 +1,7 @@
 """The figures of one replica of Ray Serve beside the single process: by Ray's own proxy, and by HAProxy.
 
-Owns: how Ray is started, which ways to a replica there are, and what Ray takes of memory. Clients and texts are those of
-bench_serving, and the replica has as many threads as the single process.
+Owns: how Ray is started, which ways to a replica there are, and what Ray takes of memory. Clients and texts are
+those of bench_serving, and the replica has as many threads as the single process.
 """
 
 from __future__ import annotations

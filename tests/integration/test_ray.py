@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -279,3 +282,36 @@ def test_errors_are_one_line(address: str, artifact: Path, exported: Callable[..
     assert not (tmp_path / "none").exists()
     with pytest.raises(NotEmbeddingError, match="is for text-classification, and gives no vectors"):
         embed(str(exported("text-classification")), given, tmp_path / "none", plan)
+
+
+def test_the_command_of_the_page_runs(
+    address: str, artifact: Path, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^neuronbert (embed-dataset .*)$", page, flags=re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    Path("minilm").symlink_to(artifact)
+    write = Path("texts.jsonl").write_text
+    write("".join(json.dumps({"id": 7 * number, "text": text}) + "\n" for number, text in enumerate(TEXTS)))
+    done = run(*shlex.split(line))
+    assert done.code == 0, done.err
+    assert done.out == f"{tmp_path}/vectors: 60 vectors in 1 parts\n"
+    ids, vectors = rows(Path("vectors"))
+    assert ids == [7 * number for number in range(60)]
+    assert close(vectors, expected)
+    again = run(*shlex.split(line))
+    assert again.code == 2
+    assert again.err.endswith("holds vectors already. Go on with it with --resume, or choose another output.\n")
+    finished = run(*shlex.split(line), "--resume", "--json")
+    assert json.loads(finished.out)["kept"] == 1
+
+
+def test_without_ray_it_is_one_line(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    for name in [name for name in sys.modules if name.startswith(("ray", "neuronbert.dataset"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = run("embed-dataset", artifact, jsonl(tmp_path / "rows.jsonl"), tmp_path / "out")
+    assert done.code == 3
+    assert done.err.startswith("Error: ray can't be imported (")
+    assert done.err.endswith("with: pip install '.[ray]'.\n")
+    assert done.err.count("\n") == 1
