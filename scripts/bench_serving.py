@@ -42,7 +42,7 @@ _SCRIPTS: Final = Path(__file__).parent
 
 def serving(models: Models, rounds: int) -> list[Row]:
     """All texts answered over HTTP, and by `predict` in this process."""
-    texts, artifact = prepared(models)
+    texts, artifact = prepared(models, LENGTHS, SIZES)
     predictor = Predictor.from_pretrained(str(artifact))
     rows = [{"text": text} for text in texts]
     predict = timer(lambda: predictor.predict(rows, truncate=True))
@@ -65,7 +65,7 @@ def serving(models: Models, rounds: int) -> list[Row]:
 
 def servers(models: Models, rounds: int) -> list[Row]:
     """The same texts asked of others' servers, one after the other."""
-    texts, artifact = prepared(models)
+    texts, artifact = prepared(models, LENGTHS, SIZES)
     with ExitStack() as stack:
         clients = stack.enter_context(_Clients(texts))
         ports = {
@@ -91,13 +91,19 @@ def servers(models: Models, rounds: int) -> list[Row]:
     return found
 
 
-def prepared(models: Models) -> tuple[list[str], Path]:
-    """The texts, and an artifact with programs of chosen lengths for them."""
+def prepared(models: Models, count: int, sizes: Sequence[int]) -> tuple[list[str], Path]:
+    """The texts, and an artifact with programs for them.
+
+    Args:
+        models: Where it is made.
+        count: How many lengths are chosen.
+        sizes: The batch sizes of each.
+    """
     tokenizer = tokenization.require(models.minilm)
     texts = documentation(tokenizer)
     lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=LIMIT)["input_ids"]]
-    chosen = [shape.sequence_length for shape in choose(lengths, LENGTHS)]
-    shapes = [StaticShape(size, length) for length in chosen for size in SIZES]
+    chosen = [shape.sequence_length for shape in choose(lengths, count)]
+    shapes = [StaticShape(size, length) for length in chosen for size in sizes]
     return texts, models.export(models.minilm, shapes, "none").path
 
 
