@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bench_tools import Models
 
-SIZES: Final = (1, 4, 8, 16, 32)
+SIZES: Final = (1, 8, 16, 32)
 LENGTHS: Final = 16
 CLIENTS: Final = {"16 clients of 32 texts": (16, 32), "64 clients of one": (64, 1)}
 LEAST: Final = 0.93
@@ -46,7 +46,7 @@ def serving(models: Models, rounds: int) -> list[Row]:
     predictor = Predictor.from_pretrained(str(artifact))
     rows = [{"text": text} for text in texts]
     predict = timer(lambda: predictor.predict(rows, truncate=True))
-    with _Clients(texts) as clients, _ours(artifact) as port:
+    with _Clients(texts) as clients, _ours(models, artifact) as port:
         expected = _unit([reply["embedding"] for reply in predictor.predict(rows, truncate=True)])
         _check({"ours": port}, clients, expected)
         rates: dict[str, list[float]] = {"predict": [], **{kind: [] for kind in CLIENTS}}
@@ -69,7 +69,7 @@ def servers(models: Models, rounds: int) -> list[Row]:
     with ExitStack() as stack:
         clients = stack.enter_context(_Clients(texts))
         ports = {
-            "ours": stack.enter_context(_ours(artifact)),
+            "ours": stack.enter_context(_ours(models, artifact)),
             "infinity": stack.enter_context(_infinity(models)),
             "FastAPI + sentence-transformers": stack.enter_context(_plain(models)),
         }
@@ -163,9 +163,10 @@ class _Clients:
 
 
 @contextmanager
-def _ours(artifact: Path) -> Iterator[int]:
-    neuronbert = Path(sys.executable).with_name("neuronbert")
-    with _server("/readyz", lambda port: [neuronbert, "serve", artifact, "--port", port]) as port:
+def _ours(models: Models, artifact: Path) -> Iterator[int]:
+    # A worker for each thread: what the server itself does then holds up one of them, and not all of a call's threads.
+    command = [Path(sys.executable).with_name("neuronbert"), "serve", artifact, "--workers", models.threads]
+    with _server("/readyz", lambda port: [*command, "--port", port]) as port:
         yield port
 
 
