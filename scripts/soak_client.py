@@ -67,7 +67,7 @@ class Connection:
         except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             self.close()
             raise LostError(path, error) from error
-        if answer.headers["x-request-id"] != self._name or reader._buffer:  # type: ignore[attr-defined]
+        if answer.headers.get("x-request-id") != self._name or reader._buffer:  # type: ignore[attr-defined]
             raise LostError(path, None)
         if answer.headers.get("connection") == "close":
             self.close()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from soak_client import Answer
     from soak_server import Server
 
-CLIENTS: Final = 24
+CLIENTS: Final = 12
 _MINUTE: Final = 60.0
 _SETTLED: Final = 0.2
 """The share of the time after which memory is looked at first."""

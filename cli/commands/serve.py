@@ -1,10 +1,12 @@
 """neuronbert serve."""
 
+import os
+from ipaddress import ip_network
 from typing import Annotated
 
 import typer
 
-from neuronbert.errors import MissingPackageError, first_line
+from neuronbert.errors import InvalidOptionError, MissingPackageError, first_line
 
 from .. import _output
 from .._options import Revision, Token
@@ -36,6 +38,10 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=0, max=60, help="Seconds that it answers on after SIGTERM, while it isn't ready.")
     ] = 5.0,
+    forwarded_allow_ips: Annotated[
+        str | None,
+        typer.Option(help="Proxies whose X-Forwarded-For says who asks: addresses and networks, with commas."),
+    ] = None,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
@@ -67,5 +73,32 @@ def serve(
         auto_truncate=auto_truncate,
         timeout=timeout,
         grace=grace,
+        forwarded_allow_ips=forwarded_allow_ips,
     )
+    _check_proxies(forwarded_allow_ips)
+    _check_tracing()
     run(engines, settings)
+
+
+def _check_proxies(given: str | None) -> None:
+    for each in given.split(",") if given else ():
+        try:
+            ip_network(each.strip(), strict=False)
+        except ValueError as error:
+            expected = f"addresses or networks, as in 10.0.0.0/8,192.168.1.7 ({first_line(error)})"
+            raise InvalidOptionError("forwarded_allow_ips", given, expected) from error
+
+
+def _check_tracing() -> None:
+    """End here if traces are asked for and can't be had: the libraries would only warn of it.
+
+    Raises:
+        MissingPackageError: what sends them isn't installed.
+    """
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if any(os.environ.get(name) for name in endpoints) and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true":
+        os.environ.setdefault("OTEL_SERVICE_NAME", "neuronbert")
+        try:
+            import opentelemetry.exporter.otlp.proto.http  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingPackageError("OpenTelemetry", "telemetry", first_line(error)) from error

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException as RoutingError
 from neuronbert._version import __version__
 from neuronbert.errors import NeuronBertError
 from neuronbert.server.exchange import Site, as_json
-from neuronbert.server.guard import NOTES, Guard
+from neuronbert.server.guard import NOTES, OPEN, Guard
 from neuronbert.server.meters import Meters
 from neuronbert.server.refusals import Refusal, body, refused
 from neuronbert.server.routes import cohere, huggingface, inference, openai, operations, tei
@@ -25,13 +25,22 @@ from neuronbert.server.served import Served
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from fastapi.telemetry import TelemetryConfig
     from starlette.types import ASGIApp
 
     from neuronbert.engine import Engine
     from neuronbert.server.settings import Settings
 
-_BINARY = "Binary tensors are not taken: send them as JSON (binary_data=False)."
 _FAILED = "Something unexpected went wrong. The server's log says what, under the x-request-id of this response."
+
+# Spans of requests, and nothing more: there are meters and a log of our own. Without OTEL_'s variables there are none.
+_TELEMETRY: TelemetryConfig = {
+    "auto_configure": True,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "exclude": lambda scope: scope["path"] in OPEN,
+}
 
 
 def create_app(
@@ -65,6 +74,7 @@ def create_app(
         docs_url=None,  # they would load their scripts from another host
         redoc_url=None,
         max_body_size=settings.max_body,
+        telemetry=_TELEMETRY,
     )
     app.state.site = site
     for module in (operations, tei, openai, huggingface, cohere, inference):
@@ -106,8 +116,6 @@ async def _refuse_error(request: Request, error: Any) -> Response:
 async def _refuse_content(request: Request, error: Any) -> Response:
     """What a body lacks; without what it holds."""
     first = error.errors()[0]
-    if "inference-header-content-length" in request.headers:
-        return _answered(request, Refusal(415, "Validation", _BINARY))
     if first["type"] == "json_invalid":
         return _answered(request, Refusal(400, "Validation", "The body is not JSON."))
     if "json" not in request.headers.get("content-type", ""):

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 from fastapi import Depends, Request, Response
+from opentelemetry import trace
 
 from neuronbert.server.guard import NOTES
 from neuronbert.server.refusals import Refusal, unserved
 from neuronbert.server.served import Answers, Question, Served
+from neuronbert.server.tensors import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from neuronbert.server.meters import Meters
     from neuronbert.server.settings import Settings
 
+_tracer: Final = trace.get_tracer("neuronbert")  # its spans go where those of FastAPI do, or nowhere
 EMBEDDING: Final = ("feature-extraction", "sentence-embedding")
 _NAMES: Final = {
     "x-tokenization-time": "tokenization",
@@ -133,7 +136,7 @@ class Exchange:
         size = int(self.request.headers.get("content-length", 0)) or self.characters
         client = self.request.client.host if self.request.client else ""
         question = Question(rows, want, cut, client, size)
-        answering = asyncio.ensure_future(model.ask(question))
+        answering = asyncio.ensure_future(self._traced(model, question))
         leaving = asyncio.ensure_future(_left(self.request))
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -148,16 +151,26 @@ class Exchange:
         self.answers.append(answers)
         return answers.values
 
+    @staticmethod
+    async def _traced(model: Served, question: Question) -> Answers:
+        with _tracer.start_as_current_span(f"ask {model.name}") as span:
+            answers = await model.ask(question)
+            times = {f"neuronbert.{name}.duration": value for name, value in asdict(answers.times).items()}  # seconds
+            sizes = {"neuronbert.rows": len(question.rows), "neuronbert.tokens": answers.tokens}
+            span.set_attributes({"neuronbert.model": model.name, **sizes, **times})
+            return answers
+
     @property
     def tokens(self) -> int:
         """Of all rows that were answered."""
         return sum(answers.tokens for answers in self.answers)
 
-    def reply(self, content: object) -> Response:
+    def reply(self, content: object, *, tail: bytes | None = None) -> Response:
         """The answer: data as JSON, with what it took in headers.
 
-        Raises:
-            Refusal: it holds a number that JSON has none for.
+        Args:
+            content: Anything that `as_json` takes; bytes are JSON already.
+            tail: Tensors that follow the JSON.
         """
         meters, total = self.site.meters, monotonic() - self.begun
         meters.successes.labels("single" if self.rows == 1 else "batch").inc()
@@ -180,12 +193,22 @@ class Exchange:
             told = {"model": self.model.name, "rows": self.rows, "tokens": self.tokens}
             waited = {"queue_ms": 1e3 * times["x-queue-time"], "inference_ms": 1e3 * times["x-inference-time"]}
             self.request.scope[NOTES].update(told, **{name: round(value, 1) for name, value in waited.items()})
-        return Response(as_json(content), media_type="application/json", headers=headers)
+        content = content if isinstance(content, bytes) else as_json(content)
+        if tail is None:
+            return Response(content, media_type="application/json", headers=headers)
+        headers[HEADER] = str(len(content))
+        return Response(content + tail, media_type="application/octet-stream", headers=headers)
 
 
 def as_json(content: object) -> bytes:
     """Data as JSON; arrays are lists."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+async def as_long_json(items: Sequence[object]) -> bytes:
+    """A list as JSON, made in another thread: item by item, as the encoder lets nobody else run within one."""
+    parts = await asyncio.get_running_loop().run_in_executor(None, lambda: [as_json(item) for item in items])
+    return b"[" + b",".join(parts) + b"]"
 
 
 def _milliseconds(seconds: float) -> str:

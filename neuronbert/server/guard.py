@@ -61,6 +61,10 @@ class Guard:
                 await self._app(scope, self._timed(receive), answer)
             else:
                 await answer.empty(401)
+        except asyncio.CancelledError:  # the server ends, and doesn't wait any longer
+            if answer.begun:
+                raise
+            await answer.empty(503)
         except Exception:
             # What the application's own handler for the unexpected has answered already, in general words.
             logger.exception("failed", extra={"fields": {"request": answer.name}})
@@ -110,6 +114,7 @@ class _Answer:
     Attributes:
         name: The request's.
         status: What was sent; 499 if nothing was.
+        begun: Whether anything was.
     """
 
     def __init__(self, send: Send, name: bytes, *, closing: Site) -> None:
@@ -117,10 +122,11 @@ class _Answer:
         self._site = closing
         self.name = name.decode()
         self.status = 499
+        self.begun = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self.begun = message["status"], True
             message["headers"] = [*message["headers"], (b"x-request-id", self.name.encode())]
             if self._site.ending:  # the next request of this client is to find another server
                 message["headers"].append((b"connection", b"close"))

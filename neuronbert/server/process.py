@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("neuronbert.server")
 
+_OTHERS = ("uvicorn.error", "fastapi", "opentelemetry")
+"""Loggers of libraries, whose warnings are lines of ours."""
 _KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: more than the 60 after which load balancers close theirs."""
 
@@ -61,6 +63,8 @@ def run(engines: Mapping[str, Engine], settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=settings.forwarded_allow_ips is not None,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=round(settings.drain),
     )
@@ -126,7 +130,7 @@ class _Lines(logging.Formatter):
 def _log_as_json() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    for name, level in (("neuronbert.server", logging.INFO), ("uvicorn.error", logging.WARNING)):
+    for name, level in (("neuronbert.server", logging.INFO), *((name, logging.WARNING) for name in _OTHERS)):
         log = logging.getLogger(name)
         log.handlers, log.propagate = [handler], False
         log.setLevel(level)

@@ -36,6 +36,7 @@ class Settings:
         body_timeout: Seconds between two parts of a request's body.
         grace: Seconds that a server that is told to end is not ready but still answers.
         drain: Seconds that requests in flight then have.
+        forwarded_allow_ips: Addresses and networks of proxies, separated by commas, that say for whom they ask.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +54,7 @@ class Settings:
     body_timeout: float = 10.0
     grace: float = 5.0
     drain: float = 15.0
+    forwarded_allow_ips: str | None = None
 
 
 def by_name(artifacts: Iterable[str]) -> dict[str, str]:

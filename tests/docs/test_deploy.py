@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import socket
+import subprocess
+import sys
+import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from cli.app import app
-from neuronbert import sdk
+from neuronbert import StaticShape, sdk
 from neuronbert.releases import RELEASES
+from neuronbert.server.guard import OPEN
+from neuronbert.server.settings import Settings
+from tests.support.serving import PATIENCE, Process
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SAGEMAKER = ("model", "endpoint-config")
 NEURON_RESOURCES = {"aws.amazon.com/neuroncore", "aws.amazon.com/neuron"}
 """deploy/includes/k8s-neuron-device-plugin of the SDK's documentation."""
 
@@ -28,6 +40,15 @@ def jobs(path: Path) -> Iterator[dict[str, Any]]:
     for body in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         if body["kind"] == "Job":
             yield body["spec"]["template"]["spec"]
+
+
+def deployment() -> dict[str, Any]:
+    (found,) = [
+        body
+        for body in yaml.safe_load_all((DEPLOY / "kubernetes" / "serve.yaml").read_text(encoding="utf-8"))
+        if body["kind"] == "Deployment"
+    ]
+    return dict(found["spec"]["template"]["spec"])
 
 
 def containers(path: Path) -> list[dict[str, Any]]:
@@ -100,6 +121,8 @@ def test_the_commands_run_one_after_the_other(volume: Path) -> None:
 
 def test_the_image_has_versions_that_were_tested_together() -> None:
     given = dict(re.findall(r"^ARG (\w+)=(\S+)$", DOCKERFILE, flags=re.MULTILINE))
+    assert given.pop("DEVICE") in re.findall(r"^FROM base AS (\w+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert f"torch=={given.pop('TORCH')}" in (DEPLOY.parent / "constraints.txt").read_text().splitlines()
     named = re.search(r"Neuron SDK (\S+),", DOCKERFILE)
     assert named is not None
     release = next(release for release in RELEASES if release.sdk == named[1])
@@ -119,3 +142,65 @@ def test_the_image_is_made_of_what_is_installed() -> None:
         assert all((root / name).exists() for name in names.split())
     for name in set(re.findall(r"\$\{(\w+)\}", DOCKERFILE)):
         assert f"ARG {name}=" in DOCKERFILE
+    extras = {name for names in re.findall(r"neuronbert\[(.+?)\]", DOCKERFILE) for name in names.split(",")}
+    assert extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_deployment_is_probed_and_ended_as_the_server_means_it() -> None:
+    pod, settings = deployment(), Settings()
+    (container,) = pod["containers"]
+    assert {volume["name"] for volume in pod["volumes"]} >= {mount["name"] for mount in container["volumeMounts"]}
+    assert {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")} == {
+        "startupProbe": {"path": "/readyz", "port": "http"},
+        "readinessProbe": {"path": "/health", "port": "http"},
+        "livenessProbe": {"path": "/livez", "port": "http"},
+    }
+    assert {"/readyz", "/health", "/livez", "/metrics"} <= OPEN, "they have no key"
+    assert container["readinessProbe"]["timeoutSeconds"] > settings.health_timeout
+    assert pod["terminationGracePeriodSeconds"] >= settings.grace + settings.drain + 5
+    assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
+    (variable,) = container["env"]
+    assert variable["name"] == "NEURONBERT_API_KEY"
+
+
+def test_the_server_starts_as_kubernetes_and_as_sagemaker_start_it(exported: Callable[..., Path]) -> None:
+    artifact = exported("sentence-embedding", StaticShape(4, 16))
+    (kubernetes,) = deployment()["containers"]
+    assert kubernetes["command"][:2] == ["neuronbert", "serve"]
+    options = [word for word in kubernetes["command"][3:] if word not in ("--host", "0.0.0.0")]
+    with Process(artifact, *options) as server, server.client() as client:
+        assert [client.get(path).status_code for path in ("/readyz", "/health", "/livez")] == [200] * 3
+
+    dockerfile = (DEPLOY / "sagemaker" / "Dockerfile").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"^ENTRYPOINT (.+)$", dockerfile, flags=re.MULTILINE)
+    shell, flag, line = json.loads(entry)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    line = line.replace("/opt/ml/model", str(artifact)).replace("0.0.0.0", f"127.0.0.1 --port {port}")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with subprocess.Popen([shell, flag, line, "serve"], env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=6)) as client:
+                end = time.monotonic() + PATIENCE
+                while client.get("/ping").status_code != 200:
+                    assert time.monotonic() < end
+                    time.sleep(0.1)
+                assert len(client.post("/invocations", json={"inputs": "a"}, timeout=PATIENCE).json()) == 1
+        finally:
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+
+
+def test_sagemaker_is_given_what_it_takes() -> None:
+    """The names are those of CreateModel and CreateEndpointConfig in SageMaker's API reference."""
+    model, endpoint = (json.loads((DEPLOY / "sagemaker" / f"{name}.json").read_bytes()) for name in SAGEMAKER)
+    (variant,) = endpoint["ProductionVariants"]
+    assert model.keys() == {"ModelName", "ExecutionRoleArn", "PrimaryContainer"}
+    assert model["PrimaryContainer"].keys() == {"Image", "ModelDataUrl"}
+    assert variant["ModelName"] == model["ModelName"]
+    assert 60 <= variant["ContainerStartupHealthCheckTimeoutInSeconds"] <= 3600
+    dockerfile = (DEPLOY / "sagemaker" / "Dockerfile").read_text(encoding="utf-8")
+    assert f"--tag {model['PrimaryContainer']['Image']} " in dockerfile
+    assert f"--endpoint-config-name {endpoint['EndpointConfigName']}\n" in dockerfile
+    (base,) = re.findall(r"^FROM (\S+)$", dockerfile, flags=re.MULTILINE)
+    assert f"--tag {base} ." in DOCKERFILE

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from typer.testing import CliRunner
 
 from cli.app import app
@@ -42,7 +48,8 @@ def test_the_life_of_a_server(exported: Callable[..., Path], monkeypatch: pytest
         server.wait_for("ready")
         assert [client.get(path).status_code for path in ("/readyz", "/health", "/ping")] == [200] * 3
         assert httpx.post(f"{server.url}/embed", json={"inputs": TEXTS}).status_code == 401
-        expected = client.post("/embed", json={"inputs": TEXTS}).json()
+        claimed = {"x-forwarded-for": "203.0.113.7"}  # by somebody who is no proxy of ours
+        expected = client.post("/embed", json={"inputs": TEXTS}, headers=claimed).json()
 
         (worker,) = workers(server.pid)
         os.kill(worker, signal.SIGKILL)
@@ -71,7 +78,66 @@ def test_the_life_of_a_server(exported: Callable[..., Path], monkeypatch: pytest
         asked = [line for line in server.log if line["event"] == "request"]
         assert {line["status"] for line in asked} == {200, 401, 503}
         assert next(line for line in asked if line["status"] == 200)["tokens"] > 2
+        assert {line["client"] for line in asked} == {"127.0.0.1"}
         assert "s3cret" not in str(server.log)
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes spans as OTLP sends them over HTTP."""
+
+    spans: ClassVar[list[Span]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        found = ExportTraceServiceRequest.FromString(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
+        for resource in found.resource_spans:
+            assert ("service.name", "neuronbert") in told(resource.resource).items()
+            self.spans.extend(span for scope in resource.scope_spans for span in scope.spans)
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def told(something: Any) -> dict[str, Any]:
+    values = {pair.key: pair.value for pair in something.attributes}
+    return {name: getattr(value, value.WhichOneof("value")) for name, value in values.items()}
+
+
+def test_spans_are_sent_and_a_proxy_is_believed(exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = exported("sentence-embedding", *SHAPES)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        options = ("--grace", "0", "--forwarded-allow-ips", "10.0.0.0/8, 127.0.0.1")
+        with Process(f"mine={artifact}", *options) as server, server.client() as client:
+            caller, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+            headers = {"traceparent": f"00-{caller}-{parent}-01", "x-forwarded-for": "203.0.113.7"}
+            assert client.post("/embed", json={"inputs": TEXTS}, headers=headers).status_code == 200
+            assert client.get("/livez").status_code == 200
+            server.send(signal.SIGTERM)
+            assert server.wait() == 0
+            asked = [line for line in server.log if line["event"] == "request"]
+        collector.shutdown()
+    assert [line["client"] for line in asked] == ["203.0.113.7"]
+    spans = {span.name: span for span in Collector.spans}
+    assert set(spans) == {"POST /embed", "ask mine"}
+    outer, inner = spans["POST /embed"], spans["ask mine"]
+    assert {span.trace_id.hex() for span in spans.values()} == {caller}
+    assert (outer.parent_span_id.hex(), inner.parent_span_id) == (parent, outer.span_id)
+    assert told(outer)["http.response.status_code"] == 200
+    assert told(inner)["neuronbert.rows"] == 2
+    assert 0 < told(inner)["neuronbert.inference.duration"] < PATIENCE
+    assert not any(text in str(spans) for text in TEXTS)
+
+
+def test_spans_that_cannot_be_sent_are_one_line(exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
+    done = CliRunner().invoke(app, ["serve", str(exported("sentence-embedding", *SHAPES))])
+    assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
+    assert "telemetry" in done.stderr
 
 
 def test_what_cannot_be_served_is_one_line(exported: Callable[..., Path]) -> None:
@@ -88,6 +154,9 @@ def test_what_cannot_be_served_is_one_line(exported: Callable[..., Path]) -> Non
     assert code == 2
     assert "NAME=ARTIFACT" in said
     assert serve(good.parent / "nothing")[0] == 3
+    code, said = serve(good, "--forwarded-allow-ips", "127.0.0.1,here")
+    assert code == 2
+    assert "10.0.0.0/8" in said
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, said = serve(good, "--port", port)

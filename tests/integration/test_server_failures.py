@@ -243,3 +243,19 @@ def test_while_it_ends_it_answers_but_is_not_ready(client: httpx.Client, server:
         assert client.get("/livez").status_code == 200
     finally:
         server[1].ending = False
+
+
+def test_what_takes_longer_than_an_ending_server_waits_is_told_so(
+    exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = exported("sentence-embedding", StaticShape(1, 16))
+    with ThreadPoolExecutor(1) as asking:
+        with served({"embed": artifact}) as (url, site):
+            model = site.models["embed"]
+            gate = Gate(model, monkeypatch)
+            flying = asking.submit(httpx.post, f"{url}/embed", json={"inputs": "a"}, timeout=PATIENCE)
+            wait_until(lambda: model.held.rows == 1)
+        response = flying.result()
+        gate.open.set()
+    assert response.status_code == 503
+    assert response.headers["x-request-id"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from neuronbert import Predictor, StaticShape
+from neuronbert.server import exchange
+from neuronbert.server.exchange import as_json
 from tests.conftest import save_tiny
 from tests.support.serving import served
 
@@ -124,6 +127,22 @@ def test_embed_all_gives_a_vector_for_each_token(client: httpx.Client, replies: 
     assert [len(row) for row in found] == [len(row) for row in tokens]
     means = [np.mean(row, axis=0) for row in found]
     assert np.allclose(means, [reply["embedding"] for reply in replies("features", TEXTS)], atol=1e-5)
+
+
+def test_long_answers_are_made_beside_the_event_loop(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def watched(content: object) -> bytes:
+        threads.append(threading.current_thread().name)
+        return as_json(content)
+
+    before = client.post("/embed_all", json={"inputs": TEXTS, "model": "embed"}).json()
+    monkeypatch.setattr(exchange, "as_json", watched)
+    assert client.post("/embed_all", json={"inputs": TEXTS, "model": "embed"}).json() == before
+    post(client, "/embed", model="embed", inputs=TEXTS)
+    *apart, loop = threads
+    assert len(apart) == len(TEXTS), "one after the other, so that others run in between"
+    assert loop not in apart
 
 
 def test_predict(client: httpx.Client, replies: Callable[..., Any]) -> None:
@@ -351,13 +370,6 @@ class TestOpenInference:
     )
     def test_refusals(self, client: httpx.Client, inputs: list[Any]) -> None:
         assert set(self.infer(client, "features", *inputs, status=400)) == {"error"}
-
-    def test_binary_data_is_refused(self, client: httpx.Client) -> None:
-        described = json.dumps({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES"}]}).encode()
-        headers = {"inference-header-content-length": str(len(described))}
-        content = described + b"\x01\x00\x00\x00a"
-        response = client.post("/v2/models/embed/infer", content=content, headers=headers)
-        assert (response.status_code, set(response.json())) == (415, {"error"})
 
 
 @pytest.mark.parametrize(

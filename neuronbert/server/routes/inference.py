@@ -1,7 +1,6 @@
 """The Open Inference Protocol, version 2, as Triton and KServe have it.
 
-Owns: /v2, but for Cohere's route there. Tensors are JSON; the binary extension is refused. Source:
-open-inference-protocol's specification/protocol/inference_rest.md.
+Owns: /v2, but for Cohere's route there. Source: open-inference-protocol's specification/protocol/inference_rest.md.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from neuronbert._version import __version__
 from neuronbert.pieces import IDS
-from neuronbert.server import scores
+from neuronbert.server import scores, tensors
 from neuronbert.server.exchange import EMBEDDING, Exchange, Open, as_json
 from neuronbert.server.refusals import Refusal
 
@@ -27,17 +26,20 @@ if TYPE_CHECKING:
     from neuronbert.server.served import Served
 
 # Clients of this protocol send no content type.
-router = APIRouter(prefix="/v2", tags=["open inference protocol"], strict_content_type=False)
+router = APIRouter(
+    prefix="/v2", tags=["open inference protocol"], strict_content_type=False, route_class=tensors.MixedRoute
+)
 
 VERSION: Final = "1"
 _MOST: Final = 1 << 20
 """Values of a tensor."""
 _TEXTS: Final = ("text", "text_pair")
 _TENSORS: Final = ("input_ids", "attention_mask")
+_SIZE: Final = "binary_data_size"
 
 
 class Tensor(BaseModel):
-    """An input: texts as BYTES (rows), or INT64 (rows, tokens); its values nested or flat."""
+    """An input: texts as BYTES (rows), or INT64 (rows, tokens); its values nested or flat, or bytes after the JSON."""
 
     model_config = ConfigDict(strict=True)
 
@@ -45,7 +47,7 @@ class Tensor(BaseModel):
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)]
     datatype: Literal["BYTES", "INT64"]
     parameters: dict[str, Any] | None = None
-    data: list[Any]
+    data: list[Any] | None = None
 
 
 class Wanted(BaseModel):
@@ -67,7 +69,7 @@ class Infer(BaseModel):
 @router.get("", response_model=dict[str, Any])
 async def server() -> Response:
     """What this server is."""
-    return _reply({"name": "neuronbert", "version": __version__, "extensions": []})
+    return _reply({"name": "neuronbert", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 @router.get("/health/live", response_model=dict[str, Any])
@@ -112,21 +114,50 @@ async def model_ready(exchange: Open, name: str, version: str = VERSION) -> Resp
 
 @router.post("/models/{name}/infer", response_model=dict[str, Any])
 @router.post("/models/{name}/versions/{version}/infer", response_model=dict[str, Any])
-async def infer(asked: Infer, exchange: Open, name: str, version: str = VERSION) -> Response:
+async def infer(asked: Infer, request: Request, exchange: Open, name: str, version: str = VERSION) -> Response:
     """What a model gives for tensors."""
     model = _find(exchange, name, version)
     output = _output(model)
     for wanted in asked.outputs or ():
         if wanted.name != output:
             raise Refusal(400, "Validation", f"The model's output is called {output}.")
-    rows = _rows(model, asked.inputs)
+    rows = _rows(model, _filled(request, asked.inputs))
     exchange.count(len(rows))
     data = await _outputs(exchange, model, rows)
-    kind = "BYTES" if output == "answer" else "FP32"
-    shape = [len(data)] if output == "answer" else list(np.shape(data))
-    values = data if output == "answer" else np.asarray(data).ravel()
+    texts = output == "answer"
+    values = data if texts else np.asarray(data)
+    found = {"name": output, "shape": list(np.shape(values)), "datatype": "BYTES" if texts else "FP32"}
     told = {"model_name": name, "model_version": VERSION, **({} if asked.id is None else {"id": asked.id})}
-    return exchange.reply({**told, "outputs": [{"name": output, "shape": shape, "datatype": kind, "data": values}]})
+    if not _as_bytes(asked):
+        return exchange.reply({**told, "outputs": [{**found, "data": values if texts else values.ravel()}]})
+    content = tensors.write(values)
+    return exchange.reply({**told, "outputs": [{**found, "parameters": {_SIZE: len(content)}}]}, tail=content)
+
+
+def _as_bytes(asked: Infer) -> bool:
+    """Whether the output is wanted as bytes: what it says itself goes before what is said of all."""
+    of_all = (asked.parameters or {}).get("binary_data_output", False)
+    of_one = (asked.outputs[0].parameters or {}) if asked.outputs else {}
+    return of_one.get("binary_data", of_all) is True
+
+
+def _filled(request: Request, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Inputs with their values, wherever these are.
+
+    Raises:
+        Refusal: one has none, or not as many bytes as it says.
+    """
+    sizes: list[int] = []
+    for tensor in inputs:
+        size = 0 if tensor.data is not None else (tensor.parameters or {}).get(_SIZE)
+        if type(size) is not int or size < 0:
+            raise Refusal(400, "Validation", f"An input has neither `data` nor a `{_SIZE}`.")
+        sizes.append(size)
+    parts = tensors.split(request, sizes)
+    return [
+        tensor.model_copy(update={"data": tensors.read(tensor.datatype, part)}) if tensor.data is None else tensor
+        for tensor, part in zip(inputs, parts, strict=True)
+    ]
 
 
 async def _outputs(exchange: Exchange, model: Served, rows: list[dict[str, Any]]) -> Any:
@@ -177,7 +208,7 @@ def _values(tensor: Tensor) -> list[Any]:
         Refusal: its data isn't what its shape and datatype say.
     """
     texts = tensor.datatype == "BYTES"
-    flat = list(_flattened(tensor.data))
+    flat = list(_flattened(tensor.data or []))
     kind = str if texts else int
     if tensor.name in _TENSORS and (texts or len(tensor.shape) == 1):
         raise Refusal(400, "Validation", f"`{tensor.name}` must be INT64 of two dimensions")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from neuronbert._version import __version__
 from neuronbert.pieces import IDS, MOST_DECODED
 from neuronbert.server import scores
-from neuronbert.server.exchange import EMBEDDING, Exchange, Open, as_json
+from neuronbert.server.exchange import EMBEDDING, Exchange, Open, as_json, as_long_json
 from neuronbert.server.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ async def embed_all(asked: EmbedAll, exchange: Open) -> Response:
     rows = prompted(model, asked.inputs, asked.prompt_name)
     exchange.count(len(rows))
     found = await exchange.ask(model, rows, "tokens", exchange.cut(asked.truncate, asked.truncation_direction))
-    return exchange.reply([scores.finite(np.ascontiguousarray(values)) for values in found])
+    return exchange.reply(await as_long_json([scores.finite(np.ascontiguousarray(values)) for values in found]))
 
 
 @router.post("/predict", response_model=list[dict[str, Any]] | list[list[dict[str, Any]]])
