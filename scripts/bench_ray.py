@@ -6,6 +6,7 @@ those of bench_serving, and the replica has as many threads as the single proces
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -69,13 +70,17 @@ def _serving(artifact: Path, threads: int, flags: Mapping[str, str]) -> Iterator
             **flags,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_TOKEN": secrets.token_hex(),
-            "RAY_SERVE_DEFAULT_HTTP_PORT": str(port),
             "RAY_TMPDIR": folder,
         }
-        command = [str(Path(sys.executable).with_name("serve")), "run", "neuronbert.server.ray:app"]
-        given = [f"artifact={artifact}", f"cpus={threads}"]
+        application = {
+            "import_path": "neuronbert.server.ray:app",
+            "args": {"artifact": str(artifact), "cpus": threads},
+        }
+        config = Path(folder) / "serve.json"  # as good as YAML; the port can be said only in a file
+        config.write_text(json.dumps({"http_options": {"port": port}, "applications": [application]}))
+        command = [str(Path(sys.executable).with_name("serve")), "run", str(config)]
         said = subprocess.DEVNULL
-        with subprocess.Popen([*command, *given], stdout=said, stderr=said, env=environment) as process:
+        with subprocess.Popen(command, stdout=said, stderr=said, env=environment) as process:
             try:
                 bench_serving._wait_for(process, port, "/readyz")
                 yield port, process
