@@ -37,12 +37,14 @@ def check_picture(name: str, path: Path) -> None:
     Raises:
         InvalidOptionError: it is no .svg file, or its folder isn't there.
         MissingPackageError: nothing can be drawn here.
+        StorageError: its folder may not be written.
     """
-    from neuronbert import pictures
+    from neuronbert import pictures, staging
 
     if path.suffix != ".svg" or path.is_dir() or not path.parent.is_dir():
         raise InvalidOptionError(name, str(path), "an .svg file in a folder that is there")
     pictures.require()
+    staging.check_writable(path)
 
 
 def sizes(name: str, text: str) -> tuple[int, ...]:

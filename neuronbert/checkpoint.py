@@ -109,9 +109,7 @@ class Checkpoint:
         schemes.read(config, folder / CONFIG)
         checkpoint = cls(folder, config, architecture, ())
         checkpoint.check_settings()
-        layers = checkpoint._setting("num_hidden_layers")
-        if isinstance(layers, int) and layers > _MAX_LAYERS:
-            raise CheckpointCorruptError(folder / CONFIG, f"num_hidden_layers is {layers}, more than {_MAX_LAYERS}")
+        checkpoint._check_layers()
         files = _weight_files(folder)
         for file in files:
             _check_weights(file)
@@ -259,6 +257,14 @@ class Checkpoint:
         # transformers reads both names, and writes its own.
         own = self.architecture.names.get(key, key)
         return self.config.get(own, self.config.get(key))
+
+    def _check_layers(self) -> None:
+        key = "num_hidden_layers"
+        if not {key, self.architecture.names.get(key, key)} & self.config.keys():
+            return  # transformers has a number of its own then
+        if self._size(key) > _MAX_LAYERS:
+            problem = f"{key} is {self._setting(key)}, more than {_MAX_LAYERS}"
+            raise CheckpointCorruptError(self.path / CONFIG, problem)
 
     def _size(self, key: str, least: int = 1) -> int:
         value = self._setting(key)

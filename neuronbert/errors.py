@@ -563,10 +563,10 @@ class CalibrationError(DataError):
 class UncalibratedError(DataError):
     """A quantizer whose range was never set."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, method: str = "qdq") -> None:
         super().__init__(
-            f"The quantizer {name} has no range, so the model has no answers. "
-            "Calibrate it with: neuronbert quantize MODEL OUTPUT --data FILE."
+            f"{name} has no range, so the model has no answers. "
+            f"Calibrate it with: neuronbert quantize MODEL OUTPUT --quantization {method} --data FILE."
         )
 
 

@@ -36,7 +36,7 @@ def read(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataFileError(path, 0, "it can't be read as UTF-8") from error
+        raise DataFileError(path, 0, "it can't be read as UTF-8: save it in that encoding") from error
     rows = [(number, _parse(path, number, line)) for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise DataFileError(path, 0, "it holds no rows")
@@ -64,7 +64,7 @@ def stream(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
             else:
                 yield from _lines(source, file, None if suffix != ".txt" else False)
         except UnicodeDecodeError as error:
-            raise DataFileError(source, 0, "it can't be read as UTF-8") from error
+            raise DataFileError(source, 0, "it can't be read as UTF-8: save it in that encoding") from error
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def texts(source: str, file: TextIO) -> Iterator[tuple[int, str]]:
             if line.strip():
                 yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataFileError(source, 0, "it can't be read as UTF-8") from error
+        raise DataFileError(source, 0, "it can't be read as UTF-8: save it in that encoding") from error
 
 
 def _cut(source: str, file: TextIO) -> Iterator[str]:

@@ -193,6 +193,19 @@ def link_or_copy(source: Path, destination: Path) -> None:
         shutil.copy2(source, destination, follow_symlinks=False)
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place where no file can be written, before there is anything to write.
+
+    Raises:
+        StorageError: its folder may not be written.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _storage_error(path, error) from error
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file, so that a reader sees the old one or the new one and nothing in between.
 

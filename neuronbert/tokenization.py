@@ -36,7 +36,7 @@ def load(path: Path) -> Any | None:
 
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # it reads config.json as well, and fails on that in ways of its own
         raise TokenizerError(path, first_line(error)) from error
 
 

@@ -19,6 +19,7 @@ from neuronbert.staging import staged
 if TYPE_CHECKING:
     import os
 
+    from neuronbert.integers.ranges import Ranges
     from neuronbert.schemes import Scheme
 
 
@@ -71,20 +72,28 @@ def save_quantized(model: Any, source: str | os.PathLike[str], output: str | os.
     scheme = checkpoint.scheme
     if scheme is None:
         raise NotQuantizedError(source, "qdq", "")
-    if scheme.method == "qdq":
+    learned = _learned(model, checkpoint) if scheme.method == "ibert" else None
+    if learned is None:
         _check_ranges(model, scheme, source)
     held: dict[int, str] = {}
     tensors = {}
     for name, tensor in model.state_dict().items():
         if held.setdefault(tensor.data_ptr(), name) == name or tensor.numel() == 1:  # tied ones are written once
             tensors[name] = tensor.detach().contiguous()
-    if scheme.method == "ibert":
-        tensors |= ibert.learned(model).state(folder.stem_of(tensors))
+    if learned is not None:
+        tensors |= learned.state(folder.stem_of(tensors))
         if twin := checkpoint.architecture.twin:
             own = re.compile(rf"^{twin}\.")
             tensors = {own.sub(f"{checkpoint.architecture.model_type}.", name): it for name, it in tensors.items()}
     with staged(output, owned=lambda _: None, overwrite=False) as new:
         folder.write(checkpoint, scheme, tensors, new)
+
+
+def _learned(model: Any, checkpoint: Checkpoint) -> Ranges:
+    found = ibert.learned(model)
+    if found is None or found.extents.keys() != ibert.read(checkpoint.weight_files).extents.keys():
+        raise InvalidOptionError("model", type(model).__name__, f"what trainable gave of {checkpoint.path}")
+    return found
 
 
 def _check_ranges(model: Any, scheme: Scheme, source: object) -> None:

@@ -112,8 +112,7 @@ def quantize(
 
         pictures.save(plots.draw(done.noises, model), plot)
     if sensitivity is not None:
-        kept_float = " ".join(f"--keep-float {name}" for name in done.proposed)
-        _output.note(f"For a loss of {sensitivity:g} at most: {kept_float or 'nothing has to stay in float'}")
+        _show_proposal(sensitivity, done.proposed, keep_float or [])
     _output.note(f"Next: neuronbert export --model {shlex.quote(str(done.path))} OUTPUT")
 
 
@@ -140,6 +139,13 @@ def _bits(option: str, bits: int, quantization: str, **kind: Any) -> "Descriptor
         return Descriptor(num_bits=bits, **kind)
     except ValueError:
         raise InvalidOptionError(option, bits, "from 2 to 16") from None
+
+
+def _show_proposal(loss: float, proposed: tuple[str, ...], given: list[str]) -> None:
+    kept_float = " ".join(f"--keep-float {name}" for name in proposed)
+    if list(proposed) == given:
+        kept_float = "nothing more has to stay in float" if given else "nothing has to stay in float"
+    _output.note(f"For a loss of {loss:g} at most: {kept_float}")
 
 
 def _show(done: "Quantized") -> None:

@@ -111,7 +111,7 @@ class Ranges:
         needed = names(layers)
         missing = [name for name in needed if name not in self.extents]
         if missing:
-            raise UncalibratedError(missing[0])
+            raise UncalibratedError(missing[0], "ibert")
 
     def scale(self, name: str, bits: int) -> float:
         """The scale of a width over a range."""

@@ -122,11 +122,11 @@ def install_rounding(encoder: Encoder, found: Ranges, force_dequant: ForceDequan
     encoder.arithmetic = Training(encoder, found, force_dequant)
 
 
-def learned(model: Any) -> Ranges:
-    """The ranges of a model that was prepared for training, as they are now."""
+def learned(model: Any) -> Ranges | None:
+    """The ranges of a model that was prepared for training, as they are now; None of another model."""
     arithmetics = (module.arithmetic for module in model.modules() if isinstance(module, Encoder))
-    found = next(item for item in arithmetics if isinstance(item, Training))
-    return found.learned()
+    found = next((item for item in arithmetics if isinstance(item, Training)), None)
+    return None if found is None else found.learned()
 
 
 def read(files: Iterable[Path]) -> Ranges:

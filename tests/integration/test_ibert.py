@@ -649,6 +649,20 @@ def test_training_moves_ranges_and_weights_and_the_integers_follow(source, quant
     assert (rounded_ - expected).abs().max() < 0.35 * (wanted - wanted.mean()).abs().max()
 
 
+def test_a_model_that_is_not_the_sources_is_not_saved(tiny, quantized, tmp_path):
+    plain = transformers.BertForSequenceClassification.from_pretrained(tiny("text-classification"))
+    deeper = transformers.BertConfig(**{**plain.config.to_dict(), "num_hidden_layers": 3})
+    transformers.BertForSequenceClassification(deeper).save_pretrained(tmp_path / "deeper")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        if (quantized / name).is_file():
+            shutil.copy(quantized / name, tmp_path / "deeper")
+    quantize(str(tmp_path / "deeper"), tmp_path / "other", TEXTS, PLAN)
+    for model in (plain, trainable(tmp_path / "other")):
+        with pytest.raises(InvalidOptionError, match="what trainable gave"):
+            save_quantized(model, quantized, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_shifts_are_kept_where_nothing_was_trained(altered):
     def shift(weights):
         weights["bert.encoder.layer.1.output.LayerNorm.shift"] = torch.tensor([3.0])

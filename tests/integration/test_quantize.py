@@ -325,6 +325,27 @@ def test_a_model_whose_activations_have_no_range_is_refused(tiny, tmp_path, valu
         quantize(str(folder), tmp_path / "out", TEXTS)
 
 
+@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", None), ("hidden_act", None), ("layer_norm_eps", "x")])
+@pytest.mark.parametrize("extra", [[], ["--keep-float", "layer.0", "--plot", "a.svg"]])
+def test_a_config_of_other_types_is_refused_in_a_line(tiny, run, tmp_path, monkeypatch, key, value, extra):
+    folder = shutil.copytree(tiny("text-classification"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    monkeypatch.chdir(tmp_path)
+    done = run("quantize", folder, "out", "--data", "texts.txt", *extra)
+    assert (done.code, done.err.count("\n")) == (2, 1), done
+    assert key in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_proposal_says_that_nothing_more_is_needed(tiny, run, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    given = ["--data", tmp_path / "texts.txt", "--method", "max", "--keep-float", "layer.0", "--sensitivity", 1.0]
+    done = run("quantize", tiny("text-classification"), tmp_path / "out", *given)
+    assert (done.code, "nothing more has to stay in float" in done.err) == (0, True), done
+
+
 def test_other_options_that_cannot_be_met_are_refused(tiny, tmp_path):
     model = str(tiny("text-classification"))
     with pytest.raises(InvalidOptionError, match=r"layer\.9"):
@@ -406,10 +427,11 @@ def test_the_command_draws_what_calibration_saw(tiny, tmp_path):
     for extra, said in (
         (["--plot", str(tmp_path / "a.png")], "an .svg file"),
         (["--plot", str(tmp_path / "missing/a.svg")], "a folder that is there"),
+        (["--plot", "/proc/a.svg"], "can't be written"),
         (["--plot", str(tmp_path / "a.svg"), "--keep-float", "layer.0", "--keep-float", "layer.1"], "no noise to draw"),
     ):
         done = CliRunner().invoke(app, [*command, *extra])
-        assert (done.exit_code, said in done.stderr) == (2, True), done.output
+        assert (done.exit_code, said in done.stderr) == (3 if "/proc/a.svg" in extra else 2, True), done.output
         assert not (tmp_path / "out").exists()
     done = CliRunner().invoke(app, [*command, "--plot", str(tmp_path / "a.svg")])
     assert done.exit_code == 0, done.output
