@@ -14,6 +14,7 @@ from .commands.bench import bench
 from .commands.check import check
 from .commands.convert_megatron import convert_megatron
 from .commands.doctor import doctor
+from .commands.embed_dataset import embed_dataset
 from .commands.export import export
 from .commands.inspect import inspect
 from .commands.kernels import kernels
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 for command in (
     *(check, export, validate, bench, predict, inspect, push_to_hub, convert_megatron, doctor),
-    *(quantize, kernels, search_lengths, serve),
+    *(quantize, kernels, search_lengths, serve, embed_dataset),
 ):
     app.command()(reported()(command))
 caching = typer.Typer(help="See, clear and check the programs that are kept to be copied.", no_args_is_help=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from neuronbert.schemes import Scheme
     from neuronbert.sentences import Module
     from neuronbert.shapes import StaticShape
+    from neuronbert.spec import Method
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
@@ -121,7 +122,7 @@ class Checkpoint:
         """How it is quantized; None if it isn't."""
         return schemes.read(self.config, self.path / CONFIG)
 
-    def quantization(self, asked: str) -> Literal["none", "qdq", "ibert"]:
+    def quantization(self, asked: str) -> Literal["none", Method]:
         """What a program of it computes with.
 
         Args:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,17 +17,17 @@ from neuronbert.backends.base import ANYWHERE, Placement
 from neuronbert.errors import NotServedError
 from neuronbert.pieces import Candidates, Texts
 from neuronbert.pooling import SentenceEncoder
+from neuronbert.runtime import Session
 from neuronbert.sentences import MODULES, after_program
 from neuronbert.workers.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from torch import Tensor
 
     from neuronbert.decoding import Call, Row
-    from neuronbert.pieces import Piece, Want
+    from neuronbert.pieces import Cut, Piece, Want
     from neuronbert.shapes import StaticShape
     from neuronbert.workers.crew import Health
 
@@ -66,6 +67,7 @@ class Engine:
         self._settings = answers.settings(artifact.config())
         self._pooling = _pooling(artifact)
         self._pool: Pool | None = None
+        self._here: Session | None = None
 
     @classmethod
     def find(cls, model: str, *, revision: str | None = None, token: str | bool | None = None) -> Self:
@@ -112,6 +114,14 @@ class Engine:
         for _ in self._pool.spread(self._run_blank, [shape for shape in self.shapes for _ in range(2 * workers)]):
             pass
 
+    def load(self) -> None:
+        """Load the artifact in this process, in place of `start`; it is for one thread then.
+
+        Raises:
+            NeuronBertError: it can't be loaded here.
+        """
+        self._here = Session.open(self.artifact.path)
+
     def _run_blank(self, shape: StaticShape) -> None:
         self._session.run({"input_ids": torch.ones(shape.dims, dtype=torch.int64)}, shape=shape)
 
@@ -133,10 +143,11 @@ class Engine:
             self._pool.close()
 
     @property
-    def _session(self) -> Pool:
-        if self._pool is None:
-            raise AssertionError("start comes first")  # noqa: TRY003  no caller's fault
-        return self._pool
+    def _session(self) -> Session:
+        session = self._pool or self._here
+        if session is None:
+            raise AssertionError("start or load comes first")  # noqa: TRY003  no caller's fault
+        return session
 
     def run(self, shape: StaticShape, pieces: Sequence[Piece]) -> list[Any]:
         """What is wanted of each piece, in one call of one program.
@@ -162,6 +173,27 @@ class Engine:
                 if piece.want == want:
                     found[place] = values[place]
         return found
+
+    def vectors(self, texts: Sequence[str], cut: Cut) -> np.ndarray:
+        """A vector of each text, with the prompt before it that the checkpoint has for all: (texts, size), fp32.
+
+        Args:
+            texts: One or more.
+            cut: What becomes of those that are too long.
+
+        Raises:
+            TextError: a text can't be answered; it says which.
+            NeuronBertError: a program could not be run.
+        """
+        prompt = self.texts.default_prompt or ""
+        rows = [{"text": prompt + text} for text in texts]
+        pieces = [piece for (piece,) in self.texts.prepare(rows, "vector", cut)]
+        found: list[Any] = [None] * len(pieces)
+        for step in self._session.plan([len(piece) for piece in pieces]):
+            vectors = self.run(step.shape, [pieces[place] for place in step.rows])
+            for place, vector in zip(step.rows, vectors, strict=True):
+                found[place] = vector
+        return np.stack(found).astype(np.float32)
 
     def _read(self, want: Want, call: Call, outputs: Mapping[str, Tensor]) -> Sequence[Any]:
         if want == "vector":

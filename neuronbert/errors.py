@@ -8,7 +8,8 @@
     │   ├── OutputExistsError, RecipeError, MatrixError, RandomModelError, DataFileError, WrongHeadError,
     │   │   NotValidatedError, WrongPipelineError, FixedWeightsError, ReplacedWeightsError, NoEntryError,
     │   │   UnrecordedArtifactError, PoolClosedError, NotQuantizedError, SimulatedOnlyError, SearchChangedError,
-    │   │   NotServedError, RequestTooLargeError
+    │   │   NotServedError, RequestTooLargeError, DatasetChangedError, DatasetExistsError, DatasetBusyError,
+    │   │   NotEmbeddingError
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
@@ -16,7 +17,7 @@
     │           EmptyTextError, InvalidTextError, RowTooLongError, QuestionTooLongError,
     │           NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
-    │   ├── CalibrationError, UncalibratedError
+    │   ├── CalibrationError, UncalibratedError, BadRowsError
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError, SchemeError,
     │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError, IntegerRangeError
     │   ├── TokenizerError
@@ -26,7 +27,8 @@
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
     │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError), OverloadedError
-    │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError
+    │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError, WorkersUnwellError
+    │   ├── ClusterError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
@@ -314,6 +316,40 @@ class SearchChangedError(UsageError):
         )
 
 
+class DatasetChangedError(UsageError):
+    """A folder with parts of another embedding."""
+
+    def __init__(self, folder: object, differing: Sequence[str]) -> None:
+        super().__init__(
+            f"{folder} holds vectors that differ from what is asked in {_listed(differing)}, so it can't go on. "
+            "Ask for the same again, or choose another output."
+        )
+
+
+class DatasetExistsError(UsageError):
+    """A folder with parts that nobody asked to go on with."""
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"{folder} holds vectors already. Go on with it with --resume, or choose another output.")
+
+
+class DatasetBusyError(UsageError):
+    """A folder that another process writes to."""
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"Another process writes to {folder}. Wait until it has ended, or choose another output.")
+
+
+class NotEmbeddingError(UsageError):
+    """An artifact that gives no vectors."""
+
+    def __init__(self, path: object, task: str) -> None:
+        super().__init__(
+            f"{path} is for {task}, and gives no vectors of texts. "
+            "Export its checkpoint with --task sentence-embedding or feature-extraction."
+        )
+
+
 class NotServedError(UsageError):
     """An artifact that the server has no routes for."""
 
@@ -532,6 +568,14 @@ class UncalibratedError(DataError):
             f"The quantizer {name} has no range, so the model has no answers. "
             "Calibrate it with: neuronbert quantize MODEL OUTPUT --data FILE."
         )
+
+
+class BadRowsError(DataError):
+    """Rows of a dataset that can't be used."""
+
+    def __init__(self, rows: Sequence[str], more: int) -> None:
+        others = f"; and {more} more" if more else ""
+        super().__init__(f"{'; '.join(rows)}{others}. Nothing was run: every row must have a vector.")
 
 
 class CheckpointError(DataError):
@@ -771,6 +815,20 @@ class WorkerFailedError(WorkerError):
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(f"A worker failed with {kind}: {reason}. Run it without workers to see where.")
+
+
+class WorkersUnwellError(WorkerError):
+    """Workers of a server that don't answer in time."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        super().__init__(f"The workers of {_listed(models)} don't answer in time. The server is to be started again.")
+
+
+class ClusterError(UnavailableError):
+    """A cluster of Ray that didn't do what it was asked."""
+
+    def __init__(self, action: str, reason: str) -> None:
+        super().__init__(f"Ray {action}: {reason}. What was written stays: go on with it with --resume.")
 
 
 class StorageError(UnavailableError):

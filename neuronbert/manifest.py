@@ -17,7 +17,7 @@ from neuronbert.data import Data
 from neuronbert.errors import InvalidShapeError
 from neuronbert.provenance import digest
 from neuronbert.shapes import StaticShape
-from neuronbert.spec import AutoCast, AutoCastType, OptLevel
+from neuronbert.spec import AutoCast, AutoCastType, Method, OptLevel
 from neuronbert.targets import LogicalCores
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Manifest(Data):
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
     outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1)]
     programs: Annotated[tuple[ProgramSpec, ...], Field(min_length=1)]
-    quantization: Literal["none", "qdq", "ibert"] = "none"
+    quantization: Literal["none", Method] = "none"
     """What the programs compute with in place of floating-point products."""
     dynamic_batch: bool = False
     """Whether the programs take any number of rows, in calls of their batch size."""

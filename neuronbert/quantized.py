@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neuronbert.checkpoint import Checkpoint
+    from neuronbert.quantization.histograms import Histogram
+    from neuronbert.quantization.quantizers import Quantizer
     from neuronbert.quantization.sensitivity import Cost, Noise
 
 
@@ -51,7 +53,7 @@ class Quantized:
         scheme: What is in its config.json.
         rows: How many rows of text it was calibrated with.
         quantizers: How many quantizers have a range.
-        noises: What each quantizer of inputs does to what it saw, in the model's order.
+        noises: What each quantizer of inputs, or each range of I-BERT's, does to what it saw, in the model's order.
         losses: With ranges that were learned: how far the last hidden states moved before, and after; the squared
             difference over their variance.
         costs: With a sensitivity: what each place costs alone, most first.
@@ -147,7 +149,7 @@ def _quantize_qdq(work: _Work, batches: Iterable[dict[str, Tensor]]) -> Quantize
     if plan.chosen == "learned":
         measured["losses"] = learn_ranges(encoder, list(batches), partial(_tell_step, progress, "learning the ranges"))
     quantizers = placement.of(encoder)
-    noises = tuple(sensitivity.noise(quantizers[name], histogram) for name, histogram in seen.histograms.items())
+    noises = tuple(_noise(quantizers[name], histogram) for name, histogram in seen.histograms.items())
     if plan.sensitivity:
         measured |= _sensitivity(work, list(islice(batches, _LOOKS)))
     if plan.qat_steps:
@@ -161,15 +163,26 @@ def _quantize_qdq(work: _Work, batches: Iterable[dict[str, Tensor]]) -> Quantize
 
 def _quantize_ibert(work: _Work, batches: Iterable[dict[str, Tensor]]) -> Quantized:
     encoder, plan, progress = work.encoder, work.plan, work.progress
+    if plan.qat_steps:
+        batches = list(batches)  # which are needed again
+        folder.trained_names(work.checkpoint, encoder)  # what can't be written isn't trained
     tell = partial(_tell, progress)
-    found, seen = ibert.calibrate(encoder, batches, plan.start, percentile=plan.percentile, progress=tell)
-    ibert.check(encoder, found)
+    found, seen, noises = ibert.calibrate(encoder, batches, plan.start, percentile=plan.percentile, progress=tell)
+    ibert.check(encoder, found, plan.force_dequant)
+    if plan.qat_steps:
+        ibert.install_rounding(encoder, found, plan.force_dequant)
+        _train(work, list(batches))
+        ibert.check(encoder, found, plan.force_dequant)
     progress("writing the checkpoint")
     scheme = Scheme(method="ibert", calibration=_calibration(plan, seen))
-    tensors, stem = folder.weights_of(work.checkpoint)
+    tensors = folder.tensors_of(work.checkpoint, encoder, trained=plan.qat_steps > 0)
     settings = {"force_dequant": plan.force_dequant}
-    folder.write(work.checkpoint, scheme, tensors | found.state(stem), work.folder, settings)
-    return Quantized(work.output, scheme, seen, len(found.extents), ())
+    folder.write(work.checkpoint, scheme, tensors | found.state(folder.stem_of(tensors)), work.folder, settings)
+    return Quantized(work.output, scheme, seen, len(found.extents), noises)
+
+
+def _noise(quantizer: Quantizer, histogram: Histogram) -> Noise:
+    return sensitivity.noise(quantizer.name, float(quantizer.amax()), quantizer.descriptor.bounds[1], histogram)
 
 
 def _calibration(plan: QuantizationPlan, seen: int) -> Calibration:

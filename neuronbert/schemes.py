@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from neuronbert.data import Data
 from neuronbert.errors import SchemeError
+from neuronbert.spec import Method
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +69,7 @@ class Calibration(Data):
 class Scheme(Data):
     """What is quantized, and how."""
 
-    method: Literal["qdq", "ibert"]
+    method: Method
     version: Literal[1] = 1
     inputs: Descriptor = INPUTS
     weights: Descriptor = PER_CHANNEL

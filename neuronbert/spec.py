@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 AutoCast = Literal["none", "matmul", "all"]
 AutoCastType = Literal["bf16", "fp16", "tf32", "fp8_e4m3"]
-Quantization = Literal["auto", "none", "qdq", "ibert"]
+Method = Literal["qdq", "ibert"]
+"""Of quantization. What each does is in quantization/methods.py."""
+Quantization = Literal["auto", "none", Method]
 AUTO_CASTS: Final[tuple[AutoCast, ...]] = get_args(AutoCast)
 OptLevel = Literal["1", "2", "3"]
 AUTO_CAST_TYPES: Final[tuple[AutoCastType, ...]] = get_args(AutoCastType)
 OPT_LEVELS: Final[tuple[OptLevel, ...]] = get_args(OptLevel)
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
 QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)
 LOGICAL_CORES: Final[tuple[LogicalCores, ...]] = get_args(LogicalCores)
 

@@ -44,6 +44,8 @@ TASKS: Final = tuple(name for name in NAMES if name.endswith("-128"))
 LIMIT: Final = 0.01
 """What 8 bits may cost."""
 DEFAULT: Final = "learned"
+HELD: Final = (DEFAULT, "ibert+qat")
+"""The ways that are held to the limit."""
 WAYS: Final[Mapping[str, QuantizationPlan]] = {
     DEFAULT: QuantizationPlan(),
     "percentile": QuantizationPlan("percentile"),
@@ -51,20 +53,22 @@ WAYS: Final[Mapping[str, QuantizationPlan]] = {
     "max": QuantizationPlan("max"),
     "learned+float": QuantizationPlan(sensitivity=0.02),
     "learned+qat": QuantizationPlan(qat_steps=64),
+    "ibert": QuantizationPlan(quantization="ibert"),
+    "ibert+qat": QuantizationPlan(quantization="ibert", qat_steps=64),
 }
 """How checkpoints are quantized. +float: with what --sensitivity proposes for its loss; +qat: weights learn, too."""
 _SHAPES: Final = (StaticShape(8, 128),)
 
 
 def main() -> int:
-    """Make what isn't there yet, score it, and print the table; 1 if the default costs more than it may."""
+    """Make what isn't there yet, score it, and print the table; 1 if a way costs more than it may."""
     options = _options()
     warnings.simplefilter("ignore")  # TorchScript is deprecated
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     seeds = options.seed or SEEDS
-    columns = ["task", "ranges", *(f"seed {seed}" for seed in seeds), "mean"]
+    columns = ["task", "quantized", *(f"seed {seed}" for seed in seeds), "mean"]
     print(f"| {' | '.join(columns)} |\n| {' | '.join('---' for _ in columns)} |", flush=True)
     kept = True
     for task in options.task or TASKS:
@@ -76,7 +80,7 @@ def main() -> int:
             cells = [task, way, *(f"{100 * score:.1f}" for score in found), f"{100 * mean:.1f}"]
             cells[-1] += "" if way == "float" else f" ({100 * (mean - exact):+.1f})"
             print(f"| {' | '.join(cells)} |", flush=True)
-            kept = kept and (way != DEFAULT or mean >= exact - LIMIT)
+            kept = kept and (way not in HELD or mean >= exact - LIMIT)
     return 0 if kept else 1
 
 

@@ -14,6 +14,7 @@ from bench_exports import cached, checks, exports, memory, size
 from bench_int8 import int8
 from bench_megatron import megatron
 from bench_pool import pool
+from bench_ray import ray
 from bench_scheduler import scheduler
 from bench_serving import servers, serving
 from bench_starts import doctor, imports, neff
@@ -36,6 +37,7 @@ FIGURES: Final[Mapping[str, Callable[[Models, int], list[Row]]]] = {
     "scheduler": scheduler,
     "serving": serving,
     "servers": servers,
+    "ray": ray,
     "import": imports,
     "doctor": doctor,
     "export": exports,

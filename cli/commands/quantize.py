@@ -86,7 +86,7 @@ def quantize(
     if data is None:
         raise MissingOptionError("--data", "--data texts.jsonl, or --data sample")
     if plot is not None:
-        _check_plot(plot, quantization)
+        check_picture("--plot", plot)
     with _output.progress() as progress:
         from neuronbert import QuantizationPlan
         from neuronbert import quantize as run
@@ -115,12 +115,6 @@ def quantize(
         kept_float = " ".join(f"--keep-float {name}" for name in done.proposed)
         _output.note(f"For a loss of {sensitivity:g} at most: {kept_float or 'nothing has to stay in float'}")
     _output.note(f"Next: neuronbert export --model {shlex.quote(str(done.path))} OUTPUT")
-
-
-def _check_plot(path: Path, quantization: str) -> None:
-    check_picture("--plot", path)
-    if quantization != "qdq":
-        raise InvalidOptionError("--plot", str(path), f"left out: {quantization} has no noise of single places to draw")
 
 
 def _check_drawn(plot: Path, model: str, keep_float: tuple[str, ...], **where: Any) -> None:
@@ -152,14 +146,13 @@ def _show(done: "Quantized") -> None:
     noisy = sorted(done.noises, key=lambda item: -item.noise)[:_SHOWN]
     if noisy:
         rows = [[i.name, f"{i.range:.4g}", f"{i.largest:.4g}", f"{i.clipped:.4%}", f"{i.noise:.2%}"] for i in noisy]
-        _output.table(["noisiest quantizers", "range", "largest", "clipped", "noise"], rows)
+        _output.table(["noisiest places", "range", "largest", "clipped", "noise"], rows)
     if done.costs:
         _output.table(
             ["costliest places", "loss of each alone"], [[c.name, f"{c.loss:.3g}"] for c in done.costs[:_SHOWN]]
         )
-    _output.data(
-        f"{done.path}: {done.quantizers} quantizers, calibrated with {done.rows} {'row' if done.rows == 1 else 'rows'}"
-    )
+    counted = f"{done.rows} {'row' if done.rows == 1 else 'rows'}"
+    _output.data(f"{done.path}: {done.quantizers} ranges, calibrated with {counted}")
     if done.losses:
         before, after = done.losses
         _output.data(f"hidden states move by {after:.2%} of their variance; {before:.2%} before the ranges learned")

@@ -2,7 +2,6 @@
 
 import os
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,16 +54,14 @@ def serve(
         try:
             from neuronbert.server.process import run
             from neuronbert.server.scheduler import Limits
-            from neuronbert.server.settings import Settings
+            from neuronbert.server.settings import Settings, by_name
         except ModuleNotFoundError as error:
             raise MissingPackageError("FastAPI", "serve", first_line(error)) from error
         from neuronbert.engine import Engine
 
-        engines = {}
-        for name, artifact in map(_named, artifacts):
-            if name in engines:
-                raise InvalidOptionError("ARTIFACT", name, "called differently than the others, as in NAME=ARTIFACT")
-            engines[name] = Engine.find(artifact, revision=revision, token=token)
+        engines = {
+            name: Engine.find(artifact, revision=revision, token=token) for name, artifact in by_name(artifacts).items()
+        }
     settings = Settings(
         host=host,
         port=port,
@@ -105,8 +102,3 @@ def _check_tracing() -> None:
             import opentelemetry.exporter.otlp.proto.http  # noqa: F401
         except ModuleNotFoundError as error:
             raise MissingPackageError("OpenTelemetry", "telemetry", first_line(error)) from error
-
-
-def _named(given: str) -> tuple[str, str]:
-    name, found, artifact = given.partition("=")
-    return (name, artifact) if found else (Path(given).resolve().name, given)

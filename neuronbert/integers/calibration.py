@@ -14,7 +14,7 @@ import torch
 from neuronbert.encoder.arithmetic import FloatArithmetic
 from neuronbert.errors import IntegerRangeError
 from neuronbert.integers.nonlinear import SUM_BITS
-from neuronbert.integers.ranges import NORMS, Ranges
+from neuronbert.integers.ranges import NORMS, Ranges, bits
 from neuronbert.integers.scales import limit
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class Observing(FloatArithmetic):
         found = Ranges({name: choose(name, watcher) for name, watcher in self.seen.items()})
         found.check(self._layers)
         for name, deviation in self._deviations.items():
-            found.shifts[name] = _shift(deviation, found.scale(_before(name), 16 if name.startswith("emb") else 22))
+            before = _before(name)
+            found.shifts[name] = _shift(deviation, found.scale(before, bits(before)))
         return found
 
 
@@ -137,5 +138,5 @@ def _before(norm: str) -> str:
 
 def _shift(deviation: float, scale: float) -> int:
     """As few bits as keep the sum of squares within what I-BERT's hardware has."""
-    bits = math.log2(max(deviation / scale, 1.0)) + _FREE_BITS - SUM_BITS / 2
-    return min(max(0, math.ceil(bits)), limit(5))
+    needed = math.log2(max(deviation / scale, 1.0)) + _FREE_BITS - SUM_BITS / 2
+    return min(max(0, math.ceil(needed)), limit(5))

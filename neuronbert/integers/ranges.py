@@ -40,8 +40,10 @@ TWICE: Final = {
 }
 """Ranges that transformers holds twice, because it rounds twice in a row."""
 NORMS: Final = ("attention.output.LayerNorm", "output.LayerNorm")
-WIDE: Final = ("embeddings.embeddings_act1", "ln_input_act")
-"""How the names end of what is rounded to 16 bits or more: these have levels enough for the largest value."""
+NARROW: Final = 8
+"""The width of what goes into products. Wider places have levels enough for the largest value."""
+_WIDE: Final = {"embeddings.embeddings_act1": 16, "ln_input_act": 22}
+"""Their widths, by how their names end."""
 MOMENTUM: Final = 0.95
 _UNSET: Final = 1.1e-5
 """A fresh range of transformers is from -1e-5 to 1e-5."""
@@ -56,6 +58,11 @@ _BUFFERS: Final = (
 def names(layers: int) -> list[str]:
     """The ranges that an encoder of so many layers needs."""
     return [*EMBEDDINGS, *(f"encoder.layer.{index}.{name}" for index in range(layers) for name in LAYER)]
+
+
+def bits(name: str) -> int:
+    """The width that what is at a place is rounded to."""
+    return next((width for end, width in _WIDE.items() if name.endswith(end)), NARROW)
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from neuronbert.integers.calibration import Observing
 from neuronbert.integers.dequantized import LEAST, MOST, PROBABILITY
 from neuronbert.integers.nonlinear import ERF_A, ERF_B, EXP_A, EXP_B, EXP_C, LN2, ROOT_2
-from neuronbert.integers.ranges import WIDE, RangeAverage, Ranges
+from neuronbert.integers.ranges import NARROW, RangeAverage, Ranges, bits
 from neuronbert.integers.scales import SMALLEST_RANGE, limit
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Training(Observing):
         """The values as 8 bits leave them."""
         if self._base.training:
             self._average(name, values)
-        if name.endswith(WIDE):
+        if bits(name) > NARROW:
             return values
         average = self.seen[name]
         extent = average.extent if isinstance(average, RangeAverage) else 0.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import safe_open
 
@@ -20,8 +20,9 @@ from neuronbert.integers.calibration import Observing
 from neuronbert.integers.conversion import convert
 from neuronbert.integers.dequantized import FORCE_DEQUANT
 from neuronbert.integers.ranges import Ranges
+from neuronbert.integers.scales import limit
 from neuronbert.integers.training import Training
-from neuronbert.quantization import calibration
+from neuronbert.quantization import calibration, sensitivity
 from neuronbert.quantization.histograms import Histogram
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 
     from neuronbert.checkpoint import Checkpoint
     from neuronbert.integers.dequantized import ForceDequant
+    from neuronbert.quantization.sensitivity import Noise
     from neuronbert.schemes import CalibrationMethod
-
-_LEVELS: Final = 127
 
 
 def calibrate(
@@ -44,8 +44,8 @@ def calibrate(
     *,
     percentile: float,
     progress: Callable[[int], None],
-) -> tuple[Ranges, int]:
-    """Run batches through an encoder in float; its ranges, and how many rows there were.
+) -> tuple[Ranges, int, tuple[Noise, ...]]:
+    """Run batches through an encoder in float; its ranges, how many rows there were, and what each range does to them.
 
     Raises:
         CalibrationError: there is no batch, or a range can't be chosen.
@@ -61,7 +61,8 @@ def calibrate(
         rows = calibration.run(encoder, batches, tell_mask, progress)
     finally:
         encoder.arithmetic = before
-    return observing.ranges(partial(_extent, method, percentile)), rows
+    found = observing.ranges(partial(_extent, method, percentile))
+    return found, rows, tuple(_noise(name, found, watcher) for name, watcher in observing.seen.items())
 
 
 def simulate(model: Any, checkpoint: Checkpoint) -> Any:
@@ -90,14 +91,14 @@ def force_dequant(checkpoint: Checkpoint) -> ForceDequant:
     return found
 
 
-def check(encoder: Any, found: Ranges) -> None:
+def check(encoder: Any, found: Ranges, force_dequant: ForceDequant) -> None:
     """Refuse ranges that don't make a program, before they are written.
 
     Raises:
         IntegerRangeError: a weight or a range makes integers too wide.
         UnsupportedFeatureError: the activation function isn't GELU, or the model is a decoder.
     """
-    convert(copy.deepcopy(encoder), found)
+    convert(copy.deepcopy(encoder), found, force_dequant)
 
 
 def prepare(model: Any, checkpoint: Checkpoint) -> Any:
@@ -112,8 +113,13 @@ def prepare(model: Any, checkpoint: Checkpoint) -> Any:
     model = install(model)
     for encoder in model.modules():
         if isinstance(encoder, Encoder):
-            encoder.arithmetic = Training(encoder, found, force_dequant(checkpoint))
+            install_rounding(encoder, found, force_dequant(checkpoint))
     return model
+
+
+def install_rounding(encoder: Encoder, found: Ranges, force_dequant: ForceDequant) -> None:
+    """Let an encoder in float compute as its integers will, with gradients."""
+    encoder.arithmetic = Training(encoder, found, force_dequant)
 
 
 def learned(model: Any) -> Ranges:
@@ -144,4 +150,10 @@ def _own(name: str) -> str:
 
 
 def _extent(method: CalibrationMethod, percentile: float, name: str, histogram: Histogram) -> float:
-    return calibration.choose(name, histogram, _LEVELS, ("max" if name.endswith(ranges.WIDE) else method, percentile))
+    width = ranges.bits(name)
+    how: CalibrationMethod = method if width == ranges.NARROW else "max"
+    return calibration.choose(name, histogram, limit(width), (how, percentile))
+
+
+def _noise(name: str, found: Ranges, histogram: Any) -> Noise:
+    return sensitivity.noise(name, found.extents[name], limit(ranges.bits(name)), histogram)

@@ -6,7 +6,7 @@ Owns: QuantizationPlan, and which of its options go together. Knows nothing of f
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final
 
 from neuronbert.errors import InvalidOptionError
 from neuronbert.integers.dequantized import FORCE_DEQUANT
@@ -19,18 +19,18 @@ from neuronbert.schemes import (
     Descriptor,
     RangeMethod,
 )
+from neuronbert.spec import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from neuronbert.integers.dequantized import ForceDequant
+    from neuronbert.spec import Method
 
-Quantization = Literal["qdq", "ibert"]
-QUANTIZATIONS: Final[tuple[Quantization, ...]] = get_args(Quantization)
-_METHODS: Final[Mapping[Quantization, RangeMethod]] = {"qdq": "learned", "ibert": "mse"}
+_METHODS: Final[Mapping[Method, RangeMethod]] = {"qdq": "learned", "ibert": "mse"}
 _START: Final[CalibrationMethod] = "percentile"
 """What ranges that are learned begin with."""
-_ONLY_QDQ: Final = ("keep_float", "inputs", "weights", "qat_steps", "learn_ranges", "sensitivity")
+_ONLY_QDQ: Final = ("keep_float", "inputs", "weights", "learn_ranges", "sensitivity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class QuantizationPlan:
         keep_float: Layers, modules or quantizers that stay in float, as layer.0 or layer.*.output.dense.
         qat_steps: How many batches the weights then learn from, to bring the quantized model near the one in float; 0
             leaves them as they are.
-        learn_ranges: The ranges learn with them.
+        learn_ranges: The ranges learn with them; those of ibert stay as they were calibrated.
         sensitivity: Find what each place costs, and what to leave in float for no more than this loss: the squared
             difference of the last hidden states over their variance.
         inputs: How inputs are quantized.
@@ -68,7 +68,7 @@ class QuantizationPlan:
     sensitivity: float | None = None
     inputs: Descriptor = INPUTS
     weights: Descriptor = PER_CHANNEL
-    quantization: Quantization = "qdq"
+    quantization: Method = "qdq"
     force_dequant: ForceDequant = "none"
 
     @property
@@ -106,7 +106,7 @@ class QuantizationPlan:
             raise InvalidOptionError("learn_ranges", True, "left out, or given with qat_steps: nothing is trained")
 
     def _check_quantization(self) -> None:
-        for name, allowed in (("quantization", QUANTIZATIONS), ("force_dequant", FORCE_DEQUANT)):
+        for name, allowed in (("quantization", METHODS), ("force_dequant", FORCE_DEQUANT)):
             if getattr(self, name) not in allowed:
                 raise InvalidOptionError(name, getattr(self, name), "one of " + ", ".join(map(repr, allowed)))
         if self.quantization == "qdq":

@@ -5,6 +5,7 @@ Owns: what is in it. Knows nothing of how anything was calibrated.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert import pictures
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from neuronbert.quantization.sensitivity import Noise
 
+_LAYER: Final = re.compile(r"(?:encoder\.)?layer\.(?P<layer>\d+)\.(?P<place>.+)")
 _COLOURS: Final = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2"),
     *("#7f7f7f", "#bcbd22", "#17becf", "#004488", "#997700", "#000000", "#44bb99"),
@@ -25,7 +27,7 @@ def draw(noises: Sequence[Noise], title: str) -> bytes:
     """The noise of each place over the layers as SVG; a point's description has its range, and what that clips.
 
     Args:
-        noises: Of the quantizers of a model; at least one.
+        noises: Of the quantizers of a model, or of I-BERT's ranges; at least one is in a layer.
         title: What was calibrated.
 
     Raises:
@@ -35,8 +37,9 @@ def draw(noises: Sequence[Noise], title: str) -> bytes:
     style.colors = _COLOURS
     lines: dict[str, dict[int, Noise]] = {}
     for noise in noises:
-        _, layer, place = noise.name.split(".", 2)
-        lines.setdefault(place.removesuffix("_quantizer").removesuffix("_input").rstrip("."), {})[int(layer)] = noise
+        if match := _LAYER.match(noise.name):  # embeddings are in no layer
+            place = match["place"].removesuffix("_quantizer").removesuffix("_input").rstrip(".")
+            lines.setdefault(place, {})[int(match["layer"])] = noise
     layers = range(1 + max(layer for line in lines.values() for layer in line))
     chart: Any = pygal.Line(
         style=style,

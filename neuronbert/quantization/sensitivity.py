@@ -40,10 +40,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What a quantizer of inputs does to what it saw during calibration.
+    """What rounding does to what was seen at one place during calibration.
 
     Attributes:
-        name: The quantizer.
+        name: The quantizer of inputs, or I-BERT's range.
         range: What it clips at.
         largest: The largest value that it saw.
         clipped: The share of values beyond the range.
@@ -57,13 +57,15 @@ class Noise:
     noise: float
 
 
-def noise(quantizer: Quantizer, histogram: Histogram) -> Noise:
-    """The report of one quantizer, from the histogram that its range was chosen by.
+def noise(name: str, amax: float, levels: int, histogram: Histogram) -> Noise:
+    """The report of one place.
 
-    Raises:
-        UncalibratedError: it has no range.
+    Args:
+        name: The place.
+        amax: Its range; 0 makes everything zero.
+        levels: The greatest integer.
+        histogram: Of what was seen there.
     """
-    amax, levels = float(quantizer.amax()), quantizer.descriptor.bounds[1]
     centers = (np.arange(len(histogram.counts)) + 0.5) * histogram.width
     step = amax / levels if amax else 1.0
     error = np.minimum(np.rint(centers / step), levels) * step - centers if amax else centers
@@ -71,7 +73,7 @@ def noise(quantizer: Quantizer, histogram: Histogram) -> Noise:
     size = np.sqrt(np.dot(histogram.counts, centers**2) / total)
     clipped = float(histogram.counts[centers > amax].sum() / total)
     share = float(np.sqrt(np.dot(histogram.counts, error**2) / total) / size)
-    return Noise(quantizer.name, amax, histogram.largest, clipped, share)
+    return Noise(name, amax, histogram.largest, clipped, share)
 
 
 def costs(model: Any, batches: Sequence[Batch], progress: Callable[[int, int], None]) -> tuple[Cost, ...]:

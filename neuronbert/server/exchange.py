@@ -58,6 +58,10 @@ class Site:
         """Whether requests should be sent here."""
         return not self.ending and all(model.ready for model in self.models.values())
 
+    async def healthy(self) -> bool:
+        """Whether every model's workers answer: a call goes through one, unless one was answered in the last second."""
+        return self.ready and all(await asyncio.gather(*(model.healthy() for model in self.models.values())))
+
 
 @dataclass(eq=False, slots=True)
 class Exchange:

@@ -6,8 +6,14 @@ Owns: Settings, and how models are named. Knows nothing of HTTP.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from neuronbert.errors import InvalidOptionError
 from neuronbert.server.scheduler import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +55,19 @@ class Settings:
     grace: float = 5.0
     drain: float = 15.0
     forwarded_allow_ips: str | None = None
+
+
+def by_name(artifacts: Iterable[str]) -> dict[str, str]:
+    """Artifacts by what clients call them: the last part of each, or NAME as in NAME=ARTIFACT.
+
+    Raises:
+        InvalidOptionError: two are called the same.
+    """
+    named: dict[str, str] = {}
+    for given in artifacts:
+        before, found, after = given.partition("=")
+        name, artifact = (before, after) if found else (Path(given).resolve().name, given)
+        if name in named:
+            raise InvalidOptionError("ARTIFACT", name, "called differently than the others, as in NAME=ARTIFACT")
+        named[name] = artifact
+    return named

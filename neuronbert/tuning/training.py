@@ -35,11 +35,16 @@ class LengthDrop(nn.Module):
     those of the first. Of the smaller ones the first drops as much as any may; the others drop at random. Each run
     leaves out layers at random, too.
 
+    With a teacher, which stays as it is, no labels are needed and any texts will do: the loss is then how far the
+    answers of all runs are from the teacher's.
+
     Args:
         model: A model of transformers with a head, of BERT or RoBERTa; it is adapted (see `adapt_lengths`).
         drop: The share of its tokens that a layer drops at most.
         sandwiches: How many runs drop at random.
         layer_dropout: The chance that a layer is left out of a run.
+        teacher: What all runs are to answer like: a model in eval mode that drops nothing, such as the one that this
+            was before. None for the run at full length, which learns from labels.
         seed: Of what is drawn at random here.
 
     Raises:
@@ -53,7 +58,14 @@ class LengthDrop(nn.Module):
     """
 
     def __init__(
-        self, model: Any, *, drop: float = 0.2, sandwiches: int = 2, layer_dropout: float = 0.2, seed: int = 0
+        self,
+        model: Any,
+        *,
+        drop: float = 0.2,
+        sandwiches: int = 2,
+        layer_dropout: float = 0.2,
+        teacher: Any = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         for name, share in (("drop", drop), ("layer_dropout", layer_dropout)):
@@ -64,6 +76,7 @@ class LengthDrop(nn.Module):
         self.model = model if isinstance(encoder_of(model), Encoder) else adapt_lengths(model)
         self.config = model.config
         self._drop, self._sandwiches, self._layer_dropout = drop, sandwiches, layer_dropout
+        self._teacher = (teacher,)  # whose weights are none of this module's
         self._random = Random(seed)
         self._layers = int(model.config.num_hidden_layers)
 
@@ -79,7 +92,7 @@ class LengthDrop(nn.Module):
         """What the model gives; in training, with the loss of all runs.
 
         Raises:
-            InvalidOptionError: there are no labels to train with.
+            InvalidOptionError: there are neither labels nor a teacher to learn from.
         """
         named = {
             "attention_mask": attention_mask,
@@ -96,19 +109,28 @@ class LengthDrop(nn.Module):
     def _train(self, input_ids: Tensor, given: dict[str, Tensor]) -> Any:
         width = int(input_ids.shape[-1])
         whole = (width,) * self._layers  # whatever the model's config says
-        full = self.model(input_ids=input_ids, **given, length_config=whole, layer_config=self._some_layers())
-        if getattr(full, "loss", None) is None:
-            raise InvalidOptionError("labels", None, "given in training: its loss is what the full length learns by")
-        unlabelled = {name: given[name] for name in ("attention_mask", "token_type_ids") if name in given}
+        unlabelled: dict[str, Tensor] = {
+            name: given[name] for name in ("attention_mask", "token_type_ids") if name in given
+        }
         mask = given.get("attention_mask", torch.ones_like(input_ids)).bool()
+        (teacher,) = self._teacher
+        labelled = given if teacher is None else unlabelled
+        full = self.model(input_ids=input_ids, **labelled, length_config=whole, layer_config=self._some_layers())
+        if teacher is not None:
+            with torch.no_grad():
+                wanted = teacher(input_ids=input_ids, **unlabelled)
+            losses = [distance(full, wanted, mask)]
+        elif getattr(full, "loss", None) is not None:
+            wanted, losses = full, [full.loss]
+        else:
+            raise InvalidOptionError("labels", None, "given in training, or a teacher: something has to be learned")
         runs = [self._smallest(width), *(self._some_lengths(width) for _ in range(self._sandwiches))]
-        losses = [full.loss]
         for lengths in runs:
             small = self.model(
                 input_ids=input_ids, **unlabelled, length_config=lengths, layer_config=self._some_layers()
             )
-            losses.append(distance(small, full, mask))
-        full.loss = torch.stack(losses).mean()
+            losses.append(distance(small, wanted, mask))
+        full["loss"] = torch.stack(losses).mean()
         return full
 
     def _some_layers(self) -> Lengths:

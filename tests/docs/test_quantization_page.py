@@ -30,7 +30,7 @@ def workplace(tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Mon
     return tmp_path
 
 
-@pytest.mark.parametrize(("lines", "kind"), [*zip(COMMANDS, ("qdq", None, None, "ibert"), strict=True)])
+@pytest.mark.parametrize(("lines", "kind"), [*zip(COMMANDS, ("qdq", None, None, "ibert", None), strict=True)])
 def test_the_commands_run(lines: list[str], kind: str | None, workplace: Path) -> None:
     for line in lines:
         if line != LEFT_OUT:

@@ -24,7 +24,9 @@ from neuronbert import (
     export,
     inputs,
     modeling,
+    passages,
     quantize,
+    tokenization,
     validate,
 )
 from neuronbert.artifact import seal
@@ -364,7 +366,7 @@ def test_the_command_refuses_what_it_cannot_quantize(tiny, quantized, run, tmp_p
     for model, more, said in (
         (tiny("text-classification", hidden_act="relu"), (), "hidden_act='relu'"),
         (tiny("text-classification"), ("--force-dequant", "all"), "'nonlinear'"),
-        (tiny("text-classification"), ("--qat-steps", 3), "no such setting"),
+        (tiny("text-classification"), ("--sensitivity", 0.1), "no such setting"),
     ):
         done = run("quantize", model, tmp_path / "out", *given, *more)
         assert (done.code, said in done.err) == (2, True), done.err
@@ -455,7 +457,7 @@ def test_what_integers_cannot_follow_is_refused(tiny, tmp_path):
     relu = tiny("text-classification", hidden_act="relu")
     with pytest.raises(UnsupportedFeatureError, match="hidden_act='relu'"):
         quantize(str(relu), tmp_path / "out", TEXTS, PLAN)
-    for given in ({"keep_float": ("layer.0",)}, {"qat_steps": 3}, {"sensitivity": 0.1}):
+    for given in ({"keep_float": ("layer.0",)}, {"learn_ranges": True}, {"sensitivity": 0.1}):
         with pytest.raises(InvalidOptionError, match="ibert have no such setting"):
             QuantizationPlan(quantization="ibert", **given)
     with pytest.raises(NotQuantizedError):
@@ -591,6 +593,25 @@ def test_the_command_calibrates_for_integers(tiny, tmp_path):
 
 
 # fine-tuning
+
+
+@pytest.mark.parametrize("force_dequant", ["none", "nonlinear"])
+def test_weights_learn_to_answer_on_integers_as_in_float(tiny, tmp_path, force_dequant):
+    source, moved = tiny("text-classification"), {}
+    batch = next(passages.batches(((text,) for text in TEXTS), tokenization.require(source), 32))
+
+    def states(folder, quantization):
+        loaded = head_of(folder, "feature-extraction", quantization)
+        with torch.no_grad():
+            return loaded.head(*(batch[spec.name] for spec in loaded.inputs))[0][batch["attention_mask"].bool()]
+
+    wanted = states(source, "none")
+    for steps in (0, 24):
+        plan = dataclasses.replace(PLAN, qat_steps=steps, force_dequant=force_dequant)
+        done = quantize(str(source), tmp_path / f"{steps}", TEXTS, plan)
+        assert len(done.noises) == done.quantizers == 20
+        moved[steps] = float((states(done.path, "ibert") - wanted).square().mean() / wanted.var())
+    assert moved[24] < 0.9 * moved[0]
 
 
 @pytest.mark.parametrize("source", ["quantized", "theirs"])

@@ -406,7 +406,6 @@ def test_the_command_draws_what_calibration_saw(tiny, tmp_path):
     for extra, said in (
         (["--plot", str(tmp_path / "a.png")], "an .svg file"),
         (["--plot", str(tmp_path / "missing/a.svg")], "a folder that is there"),
-        (["--plot", str(tmp_path / "a.svg"), "--quantization", "ibert"], "left out"),
         (["--plot", str(tmp_path / "a.svg"), "--keep-float", "layer.0", "--keep-float", "layer.1"], "no noise to draw"),
     ):
         done = CliRunner().invoke(app, [*command, *extra])
@@ -415,6 +414,11 @@ def test_the_command_draws_what_calibration_saw(tiny, tmp_path):
     done = CliRunner().invoke(app, [*command, "--plot", str(tmp_path / "a.svg")])
     assert done.exit_code == 0, done.output
     assert "attention.output.add_residual" in (tmp_path / "a.svg").read_text()
+    command = ["quantize", str(tiny("text-classification")), str(tmp_path / "ibert"), *data, "--quantization", "ibert"]
+    done = CliRunner().invoke(app, [*command, "--plot", str(tmp_path / "b.svg")])
+    assert done.exit_code == 0, done.output
+    assert "attention.self.query_activation" in (tmp_path / "b.svg").read_text()
+    assert "embeddings.output_activation" in done.stdout
 
 
 def test_other_bits_are_simulated_and_no_program_for_this_machine(tiny, tmp_path):

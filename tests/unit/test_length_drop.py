@@ -169,3 +169,29 @@ def test_what_can_not_be_trained_is_refused() -> None:
     with pytest.raises(InvalidOptionError, match="labels"):
         LengthDrop(build()).train()(**given)
     assert LengthDrop(build()).eval()(**given).logits.shape == (8, 2)
+
+
+def test_with_a_teacher_all_runs_learn_its_answers_and_no_label_is_needed() -> None:
+    teacher = build(width=0.3).eval()
+    drop = LengthDrop(build(), drop=0.4, sandwiches=1, layer_dropout=0.0, teacher=teacher)
+    assert {id(weight) for weight in drop.parameters()} == {id(weight) for weight in drop.model.parameters()}
+    before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+    optimizer = torch.optim.AdamW(drop.parameters(), lr=1e-3)
+
+    def apart() -> float:
+        given = batch(rows=32, seed=99)
+        del given["labels"]
+        with torch.no_grad():
+            small, full = drop.model(**given, length_config=(8, 5, 3)), drop.model(**given)
+            return sum(float(distance(run, teacher(**given), given["attention_mask"].bool())) for run in (small, full))
+
+    begun = apart()
+    for step in range(80):
+        given = batch(seed=step)
+        del given["labels"]
+        loss = drop.train()(**given)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert apart() < 0.7 * begun
+    assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())

@@ -6,7 +6,6 @@ model has run, and the server wasn't told to end. Healthy: ready, and a worker o
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -50,9 +49,8 @@ async def root(request: Request, exchange: Open) -> Response:
 
 @router.get("/health")
 async def health(exchange: Open) -> Response:
-    """Whether every model's workers answer: a call goes through one, unless one was answered in the last second."""
-    site = exchange.site
-    if not site.ready or not all(await asyncio.gather(*(model.healthy() for model in site.models.values()))):
+    """Whether every model's workers answer."""
+    if not await exchange.site.healthy():
         raise Refusal(503, "Unhealthy", "unhealthy")
     return Response()
 

@@ -1,0 +1,119 @@
+"""The Ray cluster that work is given to.
+
+Owns: connected: a cluster of this machine for as long as it is needed, or one that is there already. Knows nothing of
+what is run in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+# Before Ray is imported, which reads it then: what one command starts and ends tells nobody.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+
+from neuronbert.errors import ClusterError, InvalidOptionError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NEURON_CORES: Final = "neuron_cores"
+"""What Ray calls NeuronCores. Who is given some sees no others, by NEURON_RT_VISIBLE_CORES."""
+_STORE: Final = 1 << 28
+"""Bytes that processes here may share: what they tell each other is small."""
+_LONGEST: Final = 20
+"""Characters of the folder for what is temporary."""
+_TOKENS: Final = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to a cluster: the one that this process is connected to, or that of an address, or one of its own.
+
+    Args:
+        address: As for ray.init; None for a cluster of this machine that ends with the block and leaves nothing.
+
+    Raises:
+        ClusterError: there is none.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    folder = None if address else _own_folder()
+    try:
+        with _core_silenced():
+            try:
+                _connect(address, folder)
+                yield
+            finally:
+                ray.shutdown()
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_folder() -> str:
+    # Ray's sockets are in it, and the name of a socket has 107 bytes at most.
+    below = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="neuronbert-", dir=below if len(below) <= _LONGEST else "/tmp")
+
+
+def _connect(address: str | None, folder: str | None) -> None:
+    held = signal.getsignal(signal.SIGTERM)
+    if folder and not any(name in os.environ for name in _TOKENS):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex()  # else Ray leaves one in the home folder
+    own = {"include_dashboard": False, "object_store_memory": _STORE, "_temp_dir": folder} if folder else {}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # its own errors have no class in common
+        raise ClusterError("can't be reached" if address else "doesn't start", first_line(error)) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, held)  # Ray's would end the process, and nothing would be put in order
+
+
+@contextmanager
+def _core_silenced() -> Iterator[None]:
+    # Ray's core writes to stderr past Python, of what goes well, too. What goes wrong is raised.
+    held = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere, os.fdopen(held, "w", buffering=1, closefd=False) as stderr:
+            os.dup2(nowhere.fileno(), 2)
+            with redirect_stderr(stderr):
+                yield
+    finally:
+        os.dup2(held, 2)
+        os.close(held)
+
+
+def share(workers: int | None, *, on_device: bool) -> tuple[int, int]:
+    """How many processes there are to be, and the CPUs of each.
+
+    Args:
+        workers: How many are asked for; None for one to a NeuronCore, or one to a node where the CPU is the target.
+        on_device: Whether each takes a NeuronCore.
+
+    Raises:
+        InvalidOptionError: the cluster can't have so many.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    cores = sum(int(node.get(NEURON_CORES, 0)) for node in nodes)
+    most = cores if on_device else sum(cpus)
+    asked = workers or (max(1, cores) if on_device else sum(count > 0 for count in cpus))
+    if asked > most:
+        what = f"{NEURON_CORES}, of which each takes one" if on_device else "CPUs"
+        raise InvalidOptionError("workers", asked, f"{most} or less: the cluster has {most} {what}")
+    if on_device:
+        return asked, 1
+    return asked, next(size for size in range(max(cpus), 0, -1) if sum(count // size for count in cpus) >= asked)
