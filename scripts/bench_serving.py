@@ -164,7 +164,7 @@ class _Clients:
 
 @contextmanager
 def _ours(artifact: Path, workers: int = 1) -> Iterator[int]:
-    # With a worker for each thread, what the server itself does then holds up one of them, and not all of a call's threads.
+    # With a worker for each thread, what the server itself does holds up one of them, and not all of a call's threads.
     command = [Path(sys.executable).with_name("neuronbert"), "serve", artifact, "--workers", workers]
     with _server("/readyz", lambda port: [*command, "--port", port]) as port:
         yield port
