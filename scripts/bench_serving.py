@@ -42,11 +42,11 @@ _SCRIPTS: Final = Path(__file__).parent
 
 def serving(models: Models, rounds: int) -> list[Row]:
     """All texts answered over HTTP, and by `predict` in this process."""
-    texts, artifact = prepared(models, LENGTHS, SIZES)
+    texts, artifact = prepared(models)
     predictor = Predictor.from_pretrained(str(artifact))
     rows = [{"text": text} for text in texts]
     predict = timer(lambda: predictor.predict(rows, truncate=True))
-    with _Clients(texts) as clients, _ours(models, artifact) as port:
+    with _Clients(texts) as clients, _ours(artifact, models.threads) as port:
         expected = _unit([reply["embedding"] for reply in predictor.predict(rows, truncate=True)])
         _check({"ours": port}, clients, expected)
         rates: dict[str, list[float]] = {"predict": [], **{kind: [] for kind in CLIENTS}}
@@ -65,11 +65,11 @@ def serving(models: Models, rounds: int) -> list[Row]:
 
 def servers(models: Models, rounds: int) -> list[Row]:
     """The same texts asked of others' servers, one after the other."""
-    texts, artifact = prepared(models, LENGTHS, SIZES)
+    texts, artifact = prepared(models)
     with ExitStack() as stack:
         clients = stack.enter_context(_Clients(texts))
         ports = {
-            "ours": stack.enter_context(_ours(models, artifact)),
+            "ours": stack.enter_context(_ours(artifact, models.threads)),
             "infinity": stack.enter_context(_infinity(models)),
             "FastAPI + sentence-transformers": stack.enter_context(_plain(models)),
         }
@@ -91,7 +91,7 @@ def servers(models: Models, rounds: int) -> list[Row]:
     return found
 
 
-def prepared(models: Models, count: int, sizes: Sequence[int]) -> tuple[list[str], Path]:
+def prepared(models: Models, count: int = LENGTHS, sizes: Sequence[int] = SIZES) -> tuple[list[str], Path]:
     """The texts, and an artifact with programs for them.
 
     Args:
@@ -163,9 +163,9 @@ class _Clients:
 
 
 @contextmanager
-def _ours(models: Models, artifact: Path) -> Iterator[int]:
-    # A worker for each thread: what the server itself does then holds up one of them, and not all of a call's threads.
-    command = [Path(sys.executable).with_name("neuronbert"), "serve", artifact, "--workers", models.threads]
+def _ours(artifact: Path, workers: int = 1) -> Iterator[int]:
+    # With a worker for each thread, what the server itself does holds up one of them, and not all of a call's threads.
+    command = [Path(sys.executable).with_name("neuronbert"), "serve", artifact, "--workers", workers]
     with _server("/readyz", lambda port: [*command, "--port", port]) as port:
         yield port
 
