@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bench_tools import Models
 
-SIZES: Final = (1, 4, 8, 16, 32)
+SIZES: Final = (1, 8, 16, 32)
 LENGTHS: Final = 16
 CLIENTS: Final = {"16 clients of 32 texts": (16, 32), "64 clients of one": (64, 1)}
 LEAST: Final = 0.93
@@ -42,11 +42,11 @@ _SCRIPTS: Final = Path(__file__).parent
 
 def serving(models: Models, rounds: int) -> list[Row]:
     """All texts answered over HTTP, and by `predict` in this process."""
-    texts, artifact = prepared(models)
+    texts, artifact = prepared(models, LENGTHS, SIZES)
     predictor = Predictor.from_pretrained(str(artifact))
     rows = [{"text": text} for text in texts]
     predict = timer(lambda: predictor.predict(rows, truncate=True))
-    with _Clients(texts) as clients, _ours(artifact) as port:
+    with _Clients(texts) as clients, _ours(models, artifact) as port:
         expected = _unit([reply["embedding"] for reply in predictor.predict(rows, truncate=True)])
         _check({"ours": port}, clients, expected)
         rates: dict[str, list[float]] = {"predict": [], **{kind: [] for kind in CLIENTS}}
@@ -65,11 +65,11 @@ def serving(models: Models, rounds: int) -> list[Row]:
 
 def servers(models: Models, rounds: int) -> list[Row]:
     """The same texts asked of others' servers, one after the other."""
-    texts, artifact = prepared(models)
+    texts, artifact = prepared(models, LENGTHS, SIZES)
     with ExitStack() as stack:
         clients = stack.enter_context(_Clients(texts))
         ports = {
-            "ours": stack.enter_context(_ours(artifact)),
+            "ours": stack.enter_context(_ours(models, artifact)),
             "infinity": stack.enter_context(_infinity(models)),
             "FastAPI + sentence-transformers": stack.enter_context(_plain(models)),
         }
@@ -91,13 +91,19 @@ def servers(models: Models, rounds: int) -> list[Row]:
     return found
 
 
-def prepared(models: Models) -> tuple[list[str], Path]:
-    """The texts, and an artifact with programs of chosen lengths for them."""
+def prepared(models: Models, count: int, sizes: Sequence[int]) -> tuple[list[str], Path]:
+    """The texts, and an artifact with programs for them.
+
+    Args:
+        models: Where it is made.
+        count: How many lengths are chosen.
+        sizes: The batch sizes of each.
+    """
     tokenizer = tokenization.require(models.minilm)
     texts = documentation(tokenizer)
     lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=LIMIT)["input_ids"]]
-    chosen = [shape.sequence_length for shape in choose(lengths, LENGTHS)]
-    shapes = [StaticShape(size, length) for length in chosen for size in SIZES]
+    chosen = [shape.sequence_length for shape in choose(lengths, count)]
+    shapes = [StaticShape(size, length) for length in chosen for size in sizes]
     return texts, models.export(models.minilm, shapes, "none").path
 
 
@@ -157,9 +163,10 @@ class _Clients:
 
 
 @contextmanager
-def _ours(artifact: Path) -> Iterator[int]:
-    neuronbert = Path(sys.executable).with_name("neuronbert")
-    with _server("/readyz", lambda port: [neuronbert, "serve", artifact, "--port", port]) as port:
+def _ours(models: Models, artifact: Path) -> Iterator[int]:
+    # A worker for each thread: what the server itself does then holds up one of them, and not all of a call's threads.
+    command = [Path(sys.executable).with_name("neuronbert"), "serve", artifact, "--workers", models.threads]
+    with _server("/readyz", lambda port: [*command, "--port", port]) as port:
         yield port
 
 

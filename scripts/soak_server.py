@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Self
 
@@ -44,6 +45,7 @@ class Server:
                 sys.exit(f"the server has ended: {self._log.read_text()}")
             ready = re.search(r'"event": "ready", "url": "[^"]*:(\d+)"', self._log.read_text())
             self.port = int(ready[1]) if ready else 0
+            time.sleep(0.1)
         return self
 
     def __exit__(self, *_error: object) -> None:

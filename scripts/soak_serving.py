@@ -29,6 +29,8 @@ from soak_server import Server
 
 from neuronbert import Predictor
 
+LENGTHS: Final = 5
+SIZES: Final = (1, 8, 32)
 SECONDS: Final = {"overload": 60.0, "mixed": 1800.0}
 OPTIONS: Final = {"overload": (), "mixed": ("--workers", "2", "--timeout", "300")}
 """While one worker starts anew the other goes on, so that nothing has to be refused."""
@@ -39,7 +41,7 @@ def main() -> int:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="neuronbert-soak-") as folder:
         models = Models(Path(folder), Path(), Path(), 2, 0.0)
-        texts, artifact = prepared(models)
+        texts, artifact = prepared(models, LENGTHS, SIZES)
         replies = Predictor.from_pretrained(str(artifact)).predict([{"text": text} for text in texts], truncate=True)
         vectors = np.array([reply["embedding"] for reply in replies])
         expected = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -15,7 +15,7 @@ from neuronbert.reference import FLAGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--extra-index-url", "--ckpt-format"}
+ELSEWHERE = {"--force-reinstall", "--rm", "--device", "--build-arg", "--extra-index-url", "--ckpt-format"}
 """Options of pip, docker and Megatron-LM."""
 
 
