@@ -26,7 +26,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.lifespan.on import LifespanOn
 
-from neuronbert import StaticShape
+from neuronbert import Predictor, StaticShape
 from neuronbert.engine import Engine
 from neuronbert.errors import (
     BadRowsError,
@@ -90,9 +90,9 @@ def artifact(exported: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(artifact: Path) -> np.ndarray:
-    engine = Engine.find(str(artifact))
-    engine.load()
-    return engine.vectors(TEXTS, "right")
+    return np.array(
+        [reply["embedding"] for reply in Predictor.from_pretrained(str(artifact)).predict(TEXTS, truncate=True)]
+    )
 
 
 def until(true: Callable[[], Any]) -> Any:
@@ -147,6 +147,7 @@ def test_replicas_answer_as_one_server(address: str, on_device: Path, expected: 
             ending = threading.Thread(target=serve.delete, args=["default"])
             ending.start()
             until(lambda: serve.status().applications["default"].status == "DELETING")
+            time.sleep(1)
             os.kill(worker, signal.SIGCONT)
             ask.join(PATIENCE)
             ending.join(PATIENCE)
