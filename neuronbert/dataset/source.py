@@ -202,7 +202,9 @@ def _files(path: Path) -> list[Path]:
         if file.suffix not in (*PARQUET, *JSON_LINES):
             expected = f"a folder, or a file that ends with {', '.join((*PARQUET, *JSON_LINES))}"
             raise InvalidOptionError("INPUT", str(file), expected)
-    return [file.resolve() for file in files]
+    return [
+        file.absolute() for file in files
+    ]  # a link's own name says what it is: the Hub's cache has links to digests
 
 
 def _digest(file: Path) -> str:

@@ -137,6 +137,20 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     assert "line 1: it is not UTF-8" in str(refused(tmp_path / "latin.jsonl"))
 
 
+def test_links_are_read_by_their_own_names(tmp_path: Path) -> None:
+    blobs, folder = tmp_path / "blobs", tmp_path / "snapshots"
+    blobs.mkdir()
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["a", "b"]}), blobs / "0f")
+    write(blobs / "1e", {"text": "c"})
+    for name, blob in {"1.parquet": "0f", "2.jsonl": "1e", "3.parquet": "0f"}.items():
+        (folder / name).symlink_to(blobs / blob)
+    read = Source.read(folder, TEXT, 2)
+    assert found(read) == ([0, 1, 2, 3, 4], ["a", "b", "c", "a", "b"])
+    assert list(read.digests) == ["1.parquet", "2.jsonl", "3.parquet"]
+    assert found(Source.read(folder / "1.parquet", TEXT, 2))[1] == ["a", "b"]
+
+
 def test_a_file_that_is_changed_meanwhile_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", {"text": "a"}, {"text": "b"})
     (stretch,) = Source.read(path, TEXT, 2).stretches
