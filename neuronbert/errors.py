@@ -22,7 +22,7 @@
     │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError, IntegerRangeError
     │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError,
-    │                               ForeignArtifactError
+    │                               ForeignArtifactError, ArtifactReplacedError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
@@ -678,6 +678,16 @@ class ArtifactCorruptError(ArtifactError):
 
     def __init__(self, path: object, problem: str) -> None:
         super().__init__(f"{path} {problem}. Nothing was loaded; export or download the artifact again.")
+
+
+class ArtifactReplacedError(ArtifactError):
+    """Another artifact where the one was that a run began with."""
+
+    def __init__(self, path: object, node: str) -> None:
+        super().__init__(
+            f"{path} on {node} isn't the artifact that this run began with. "
+            "Put that one there again and go on with --resume, or choose another output."
+        )
 
 
 class ForeignArtifactError(ArtifactError):

@@ -62,6 +62,11 @@ def connected(address: str | None) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_own(address: str | None) -> bool:
+    """Whether `connected` would start a cluster of this machine."""
+    return not address and not ray.is_initialized()
+
+
 def _own_folder() -> str:
     # Ray's sockets are in it, and the name of a socket has 107 bytes at most.
     below = tempfile.gettempdir()

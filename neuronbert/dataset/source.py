@@ -5,7 +5,6 @@ Owns: Source: which rows there are, that each can be used, and reading a stretch
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuronbert import answers
-from neuronbert.errors import BadRowsError, DataFileError, InvalidOptionError, MissingFileError, TextError, first_line
+from neuronbert.dataset import files
+from neuronbert.dataset.files import Contents
+from neuronbert.errors import BadRowsError, DataFileError, TextError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PARQUET: Final = (".parquet", ".pq")
-JSON_LINES: Final = (".jsonl", ".ndjson")
 _TASK: Final = "feature-extraction"
 """The task whose rows are a text."""
 _NAMED: Final = 5
@@ -55,12 +54,14 @@ class Stretch:
 
     Attributes:
         file: Which file.
+        sha256: Of the file.
         start: Where in it they begin: a byte of JSON Lines, a row of Parquet.
         first: The number of the first row among those of all files.
         rows: How many there are.
     """
 
     file: Path
+    sha256: str
     start: int
     first: int
     rows: int
@@ -111,17 +112,19 @@ class Source:
 
         Raises:
             MissingFileError: there is nothing.
-            DataFileError: a file can't be read, or lacks a column.
+            DataFileError: a file can't be read, lacks a column, or was changed meanwhile.
             BadRowsError: a row has no text or no id, or the id of another one.
         """
-        scan = _Scan(columns, size)
-        files = _files(path)
-        for file in files:
-            scan.file(file)
+        scan, contents = _Scan(columns, size), Contents()
+        digests = {file: contents.sha256(file) for file in files.find(path)}
+        for file, digest in digests.items():
+            scan.file(file, digest)
         scan.settle()
+        for file, digest in digests.items():
+            contents.check(file, digest)
         if not scan.rows:
             raise DataFileError(path, 0, "it holds no rows")
-        return cls(columns, {file.name: _digest(file) for file in files}, scan.stretches)
+        return cls(columns, {file.name: digest for file, digest in digests.items()}, scan.stretches)
 
 
 @dataclass(eq=False)
@@ -136,7 +139,7 @@ class _Scan:
     bad: list[str] = field(default_factory=list)
     more: int = 0
 
-    def file(self, file: Path) -> None:
+    def file(self, file: Path, sha256: str) -> None:
         begun: tuple[int, int] | None = None
         for row in _rows(file, 0, self.columns):
             problem = row.values if isinstance(row.values, str) else self.problem(row.values, f"{file} {row.named}")
@@ -145,10 +148,10 @@ class _Scan:
             begun = begun or (row.place, self.rows)
             self.rows += 1
             if self.rows - begun[1] == self.size:
-                self.stretches.append(Stretch(file, *begun, self.size))
+                self.stretches.append(Stretch(file, sha256, *begun, self.size))
                 begun = None
         if begun:
-            self.stretches.append(Stretch(file, *begun, self.rows - begun[1]))
+            self.stretches.append(Stretch(file, sha256, *begun, self.rows - begun[1]))
 
     def note(self, problem: str) -> None:
         if len(self.bad) < _NAMED:
@@ -189,35 +192,18 @@ def _missing(name: str, values: dict[str, Any]) -> str:
     return f"{name!r} is null" if name in values else f"it has no {name!r}"
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise MissingFileError(path)
-    if not path.is_dir():
-        files = [path]
-    else:
-        files = sorted(file for file in path.iterdir() if file.suffix in (*PARQUET, *JSON_LINES))
-        if not files:
-            raise MissingFileError(path / f"*{PARQUET[0]}")
-    for file in files:
-        if file.suffix not in (*PARQUET, *JSON_LINES):
-            expected = f"a folder, or a file that ends with {', '.join((*PARQUET, *JSON_LINES))}"
-            raise InvalidOptionError("INPUT", str(file), expected)
-    return [
-        file.absolute() for file in files
-    ]  # a link's own name says what it is: the Hub's cache has links to digests
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def load(stretch: Stretch, columns: Columns) -> tuple[pa.Array, list[str]]:
+def load(stretch: Stretch, columns: Columns, contents: Contents) -> tuple[pa.Array, list[str]]:
     """The ids and the texts of a stretch.
 
+    Args:
+        stretch: Which rows.
+        columns: Where a row has what.
+        contents: What this process knows of files.
+
     Raises:
-        DataFileError: the file isn't any more what it was.
+        DataFileError: the file isn't any more what it was, or not the same here.
     """
+    contents.check(stretch.file, stretch.sha256)
     ids: list[Any] = []
     texts: list[str] = []
     for row in islice(_rows(stretch.file, stretch.start, columns), stretch.rows):
@@ -225,13 +211,14 @@ def load(stretch: Stretch, columns: Columns) -> tuple[pa.Array, list[str]]:
             break
         texts.append(row.values[columns.text])
         ids.append(row.values.get(columns.id) if columns.id else stretch.first + len(ids))
+    contents.check(stretch.file, stretch.sha256)
     if len(texts) < stretch.rows:
-        raise DataFileError(stretch.file, 0, "it was changed after its rows were looked at")
+        raise DataFileError(stretch.file, 0, "it was changed while its rows were read")
     return pa.array(ids, pa.string() if isinstance(ids[0], str) else pa.int64()), texts
 
 
 def _rows(file: Path, start: int, columns: Columns) -> Iterator[Row]:
-    reader = _parquet if file.suffix in PARQUET else _lines
+    reader = _parquet if file.suffix in files.PARQUET else _lines
     try:
         yield from reader(file, start, columns)
     except (OSError, pa.ArrowException) as error:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,9 @@ from uvicorn.lifespan.on import LifespanOn
 from neuronbert import StaticShape
 from neuronbert.engine import Engine
 from neuronbert.errors import (
+    ArtifactReplacedError,
     BadRowsError,
+    ClusterError,
     DataFileError,
     DeviceLoadError,
     InvalidOptionError,
@@ -329,6 +332,49 @@ def test_errors_are_one_line(address: str, artifact: Path, exported: Callable[..
     assert not (tmp_path / "none").exists()
     with pytest.raises(NotEmbeddingError, match="is for text-classification, and gives no vectors"):
         embed(str(exported("text-classification")), given, tmp_path / "none", plan)
+
+
+def test_an_actor_takes_no_other_artifact_than_the_run_began_with(
+    address: str, artifact: Path, exported: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuronbert import hub
+    from neuronbert.dataset import job
+    from neuronbert.dataset.source import Columns
+
+    place, kept, other = tmp_path / "place", tmp_path / "kept", exported("feature-extraction", StaticShape(4, 48))
+    shutil.copytree(artifact, place)
+    given, plan = jsonl(tmp_path / "rows.jsonl"), job.Plan(Columns("body", None), rows_per_part=30)
+
+    def replace(_done: int, _rows: int) -> None:
+        if not kept.exists():
+            place.rename(kept)
+            shutil.copytree(other, place)
+
+    with pytest.raises(ArtifactReplacedError, match=f"^{place} on .* isn't the artifact that this run began with"):
+        job.embed(str(place), given, tmp_path / "out", plan, replace)
+    assert not list((tmp_path / "out").glob("part-*"))
+
+    load = Engine.load
+
+    def replacing(engine: Engine) -> None:
+        load(engine)
+        replace(0, 0)
+
+    shutil.rmtree(place)
+    kept.rename(place)
+    digest = job._digest(Engine.find(str(place)).artifact)
+    embedder = job._Embedder(job._Work(str(place), None, digest, None, None, [], True))  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "load", replacing)
+        with pytest.raises(ArtifactReplacedError):
+            embedder._loaded()
+
+    told: list[Any] = []
+    monkeypatch.setattr(hub, "resolve", lambda *_, **__: hub.Resolved(artifact, "c0ffee"))
+    monkeypatch.setattr(job, "_made", lambda work, *_, **__: told.append(work) or [])
+    with pytest.raises(ClusterError):
+        job.embed("me/mine", given, tmp_path / "hub", plan)
+    assert (told[0].artifact, told[0].revision) == ("me/mine", "c0ffee"), "what is here isn't at that place elsewhere"
 
 
 def test_the_command_of_the_page_runs(

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuronbert.dataset import source
+from neuronbert.dataset.files import Contents
 from neuronbert.dataset.parts import Job, Output
 from neuronbert.dataset.source import Columns, Source
 from neuronbert.errors import (
@@ -39,9 +40,9 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def found(read: Source) -> tuple[list[Any], list[str]]:
-    ids, texts = [], []
+    ids, texts, contents = [], [], Contents()
     for stretch in read.stretches:
-        some, other = source.load(stretch, read.columns)
+        some, other = source.load(stretch, read.columns, contents)
         assert len(some) == len(other) == stretch.rows
         ids += some.to_pylist()
         texts += other
@@ -151,12 +152,33 @@ def test_links_are_read_by_their_own_names(tmp_path: Path) -> None:
     assert found(Source.read(folder / "1.parquet", TEXT, 2))[1] == ["a", "b"]
 
 
-def test_a_file_that_is_changed_meanwhile_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", {"text": "a"}, {"text": "b"})
-    (stretch,) = Source.read(path, TEXT, 2).stretches
+def test_a_file_that_is_changed_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, contents = write(tmp_path / "rows.jsonl", {"text": "a"}, {"text": "b"}), Contents()
+    first, second = Source.read(path, TEXT, 1).stretches
+    source.load(first, TEXT, contents)
+    write(path, {"text": "a"}, {"text": "c"})
+    with pytest.raises(DataFileError, match="it was changed after"):
+        source.load(second, TEXT, contents)
     write(path, {"text": "a"})
-    with pytest.raises(DataFileError, match="it was changed"):
-        source.load(stretch, TEXT)
+    with pytest.raises(DataFileError, match="it was changed after"):
+        source.load(second, TEXT, Contents())
+    path.unlink()
+    with pytest.raises(DataFileError, match="it can't be read"):
+        source.load(first, TEXT, contents)
+
+    lines = source._lines
+
+    def rewritten(*given: Any) -> Any:
+        rows = [*lines(*given)]
+        write(path, {"text": "a"}, {"text": "d"})
+        yield from rows
+
+    for read in (lambda: Source.read(path, TEXT, 2), lambda: source.load(first, TEXT, Contents())):
+        write(path, {"text": "a"}, {"text": "b"})
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "_lines", rewritten)
+            with pytest.raises(DataFileError, match="it was changed"):
+                read()
 
 
 def test_an_output_is_gone_on_with_only_by_the_same_job(tmp_path: Path) -> None:
