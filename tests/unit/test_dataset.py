@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuronbert.dataset import source
+from neuronbert.dataset import parts, source
 from neuronbert.dataset.files import Contents
 from neuronbert.dataset.parts import Job, Output
 from neuronbert.dataset.source import Columns, Source
@@ -205,6 +205,40 @@ def test_an_output_is_gone_on_with_only_by_the_same_job(tmp_path: Path) -> None:
         pass
     with pytest.raises(OutputExistsError), Output.opened(tmp_path, JOB, 2, resume=True):
         pass
+
+
+def test_what_another_process_did_before_the_lock_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, flock = tmp_path / "out", parts.fcntl.flock
+
+    def open_late(before: Any, *, resume: bool) -> None:
+        def late(*given: Any) -> None:
+            monkeypatch.setattr(parts.fcntl, "flock", flock)
+            before()
+            flock(*given)
+
+        monkeypatch.setattr(parts.fcntl, "flock", late)
+        with Output.opened(folder, JOB, 2, resume=resume):
+            pass
+
+    def another() -> None:
+        with Output.opened(folder, JOB.model_copy(update={"rows": 9}), 2, resume=False) as output:
+            output.write(0, pa.array([7]), np.zeros((1, 3), np.float32))
+
+    folder.mkdir()
+    with pytest.raises(DatasetBusyError):
+        open_late(folder.rmdir, resume=False)
+    with pytest.raises(DatasetExistsError):
+        open_late(another, resume=False)
+    (folder / "job.json").unlink()
+    (folder / "part-00000.parquet").unlink()
+    with pytest.raises(DatasetChangedError):
+        open_late(another, resume=True)
+    assert pq.read_table(folder / "part-00000.parquet")["id"].to_pylist() == [7]
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(OutputExistsError), Output.opened(tmp_path / name, JOB, 2, resume=False):
+            pass
 
 
 def test_an_output_in_which_nothing_came_to_be_is_a_folder_with_its_job(tmp_path: Path) -> None:
