@@ -15,7 +15,7 @@
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
     │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, NotATextError,
     │           EmptyTextError, InvalidTextError, RowTooLongError, QuestionTooLongError,
-    │           NoMaskError)
+    │           NoMaskError, NoNumberError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CalibrationError, UncalibratedError, BadRowsError
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError, SchemeError,
@@ -521,6 +521,16 @@ class InvalidTextError(TextError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The {name} is not valid Unicode: it holds a lone surrogate.")
+
+
+class NoNumberError(TextError):
+    """A text for which the model computed what is no number."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Its vector holds a value that is no number (NaN or infinite). "
+            "See what the artifact does: neuronbert validate."
+        )
 
 
 class RowTooLongError(TextError):

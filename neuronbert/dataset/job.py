@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
+    import pyarrow as pa
+
 _TASKS: Final = ("feature-extraction", "sentence-embedding")
 _LOST: Final = "lost what it wrote"
 _GAVE_UP: Final = "gave up"
@@ -114,7 +116,8 @@ def embed(
 
     Raises:
         NotEmbeddingError: the artifact gives no vectors.
-        DataFileError: a file can't be read or was changed, or a text is too long and may not be cut.
+        DataFileError: a file can't be read or was changed, a text is too long and may not be cut, or its vector holds
+            what is no number.
         ArtifactReplacedError: a node has another artifact there.
         BadRowsError: rows have no text or no id of their own; nothing was run.
         ClusterError: Ray doesn't do its part.
@@ -212,7 +215,7 @@ class _Embedder:
         ids, texts = source.load(stretch, work.columns, self._contents)
         if self._engine is None:
             self._engine = self._loaded()
-        blocks = [self._vectors(self._engine, texts, first, stretch) for first in range(0, len(texts), _BLOCK)]
+        blocks = [self._vectors(self._engine, ids, texts, first, stretch) for first in range(0, len(texts), _BLOCK)]
         work.output.write(number, ids, np.concatenate(blocks))
 
     def _loaded(self) -> Engine:
@@ -226,12 +229,14 @@ class _Embedder:
         if _digest(artifact) != self._work.digest:
             raise ArtifactReplacedError(artifact.path, socket.gethostname())
 
-    def _vectors(self, engine: Engine, texts: list[str], first: int, stretch: Stretch) -> np.ndarray:
+    def _vectors(self, engine: Engine, ids: pa.Array, texts: list[str], first: int, stretch: Stretch) -> np.ndarray:
         try:
             return engine.vectors(texts[first : first + _BLOCK], "right" if self._work.auto_truncate else "refuse")
         except TextError as error:
             # Numbered among all rows, as they are where they have no id.
-            named = f"row {stretch.first + first + error.row} of all"
+            place = first + error.row
+            known = f" ({self._work.columns.id} {ids[place].as_py()!r})" if self._work.columns.id else ""
+            named = f"row {stretch.first + place} of all{known}"
             raise DataFileError(stretch.file, 0, f"{named}: {error.problem.rstrip('.')}") from error
 
 

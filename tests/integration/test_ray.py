@@ -39,6 +39,7 @@ from neuronbert.errors import (
     NotEmbeddingError,
     WorkersUnwellError,
 )
+from neuronbert.workers import wire
 from tests.support import ray_cluster
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -375,6 +376,39 @@ def test_an_actor_takes_no_other_artifact_than_the_run_began_with(
     with pytest.raises(ClusterError):
         job.embed("me/mine", given, tmp_path / "hub", plan)
     assert (told[0].artifact, told[0].revision) == ("me/mine", "c0ffee"), "what is here isn't at that place elsewhere"
+
+
+def test_what_is_no_number_is_written_nowhere(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neuronbert.dataset import job
+    from neuronbert.dataset.parts import Output
+    from neuronbert.dataset.source import Columns, Source
+
+    given, run = jsonl(tmp_path / "rows.jsonl"), Engine.run
+
+    def spoiled(engine: Engine, shape: Any, pieces: Any) -> Any:
+        found = run(engine, shape, pieces)
+        return [
+            vector * np.float32("inf") if len(piece) == longest else vector
+            for vector, piece in zip(found, pieces, strict=True)
+        ]
+
+    def made(columns: Columns) -> str:
+        read = Source.read(given, columns, 40)
+        work = job._Work(str(artifact), None, digest, Output(tmp_path, 2), columns, read.stretches, True)
+        answer = job._Embedder(work)({"part": np.array([1])})
+        return str(wire.unpack_error(json.loads(answer["error"][0])))
+
+    engine = Engine.find(str(artifact))
+    digest = job._digest(engine.artifact)
+    pieces = engine.texts.prepare([{"text": text} for text in TEXTS], "vector", "right")
+    longest = max(len(piece) for (piece,) in pieces)
+    first = 44  # the first of those with eight repetitions
+    assert first % 9 == 8
+    monkeypatch.setattr(Engine, "run", spoiled)
+    said = f"{given}: row {first} of all%s: Its vector holds a value that is no number"
+    assert made(Columns("body", "name")).startswith(said % f" (name 'k{first}')")
+    assert made(Columns("body", None)).startswith(said % "")
+    assert not list(tmp_path.glob("part-*"))
 
 
 def test_the_command_of_the_page_runs(
