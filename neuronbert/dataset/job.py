@@ -29,6 +29,7 @@ from neuronbert.errors import (
     TextError,
     first_line,
 )
+from neuronbert.reference import RAY_CORES
 from neuronbert.workers import wire
 
 try:
@@ -253,7 +254,7 @@ def _made(work: _Work, missing: list[int], plan: Plan, *, on_device: bool) -> It
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cpus,
-            **({"resources": {cluster.NEURON_CORES: 1}} if on_device else {}),
+            **({"resources": {RAY_CORES: 1}} if on_device else {}),
         )
         try:
             for row in made.iter_rows():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,23 @@ def test_an_output_in_which_nothing_came_to_be_is_a_folder_with_its_job(tmp_path
     with pytest.raises(ValueError, match="x"):
         fail()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["job.json"]
+
+
+def test_a_clusters_token_is_gone_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = pytest.importorskip("neuronbert.dataset.cluster", reason="the extra `ray` is not installed")
+    seen: list[str | None] = []
+    for name in cluster._TOKENS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: seen.append(os.environ.get("RAY_AUTH_TOKEN")))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: seen.append(os.environ.get("RAY_AUTH_TOKEN")))
+    with cluster.connected(None):
+        pass
+    assert seen[0]
+    assert seen[0] == seen[1]
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "theirs")
+    with cluster.connected(None):
+        pass
+    assert seen[2:] == ["theirs", "theirs"]
+    assert os.environ["RAY_AUTH_TOKEN"] == "theirs"
