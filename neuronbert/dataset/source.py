@@ -32,6 +32,8 @@ _MARK: Final = b"\xef\xbb\xbf"
 """What some editors put before UTF-8."""
 _BATCH: Final = 4096
 """Rows of a Parquet file that are held at a time while they are checked."""
+_ROW_BITS: Final = 40
+"""Of a number that says which file and which of its rows."""
 _INTEGERS: Final = range(-(2**63), 2**63)
 """What fits in a column of int64."""
 
@@ -72,12 +74,12 @@ class Row(NamedTuple):
 
     Attributes:
         place: Where the next stretch would start if this row were its first.
-        named: What messages call it.
+        number: Which one it is: a line of JSON Lines from 1, a row of Parquet from 0.
         values: Its columns by name, or what is wrong with it.
     """
 
     place: int
-    named: str
+    number: int
     values: dict[str, Any] | str
 
 
@@ -135,16 +137,20 @@ class _Scan:
     size: int
     rows: int = 0
     stretches: list[Stretch] = field(default_factory=list)
-    seen: dict[Any, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    seen: dict[Any, int] = field(default_factory=dict)
+    """Where each id is: the number of its file and of its row in one number, as there is one for each row."""
     bad: list[str] = field(default_factory=list)
     more: int = 0
 
     def file(self, file: Path, sha256: str) -> None:
+        self.files.append(file)
         begun: tuple[int, int] | None = None
         for row in _rows(file, 0, self.columns):
-            problem = row.values if isinstance(row.values, str) else self.problem(row.values, f"{file} {row.named}")
+            where = len(self.files) - 1 << _ROW_BITS | row.number
+            problem = row.values if isinstance(row.values, str) else self.problem(row.values, where)
             if problem:
-                self.note(f"{file}, {row.named}: {problem}")
+                self.note(f"{file}, {_named(file, row.number)}: {problem}")
             begun = begun or (row.place, self.rows)
             self.rows += 1
             if self.rows - begun[1] == self.size:
@@ -163,7 +169,7 @@ class _Scan:
         if self.bad:
             raise BadRowsError(self.bad, self.more)
 
-    def problem(self, values: dict[str, Any], named: str) -> str | None:
+    def problem(self, values: dict[str, Any], where: int) -> str | None:
         """What is wrong with a row."""
         name = self.columns.text
         text = values.get(name)
@@ -173,9 +179,9 @@ class _Scan:
             answers.check(_TASK, {"text": text})
         except TextError as error:
             return error.problem.rstrip(".")
-        return self.id_problem(values, named) if self.columns.id else None
+        return self.id_problem(values, where) if self.columns.id else None
 
-    def id_problem(self, values: dict[str, Any], named: str) -> str | None:
+    def id_problem(self, values: dict[str, Any], where: int) -> str | None:
         name = self.columns.id or ""
         value = values.get(name)
         if value is None:
@@ -184,8 +190,15 @@ class _Scan:
             return f"{name!r} is a {type(value).__name__}, and no text or whole number of 64 bits"
         if self.seen and type(value) is not type(next(iter(self.seen))):
             return f"{name!r} is a {type(value).__name__}, and those before it are not"
-        before = self.seen.setdefault(value, named)
-        return None if before == named else f"{name!r} is {value!r}, as in {before}"
+        before = self.seen.setdefault(value, where)
+        if before == where:
+            return None
+        file = self.files[before >> _ROW_BITS]
+        return f"{name!r} is {value!r}, as in {file} {_named(file, before & (1 << _ROW_BITS) - 1)}"
+
+
+def _named(file: Path, number: int) -> str:
+    return f"{'row' if file.suffix in files.PARQUET else 'line'} {number}"
 
 
 def _missing(name: str, values: dict[str, Any]) -> str:
@@ -235,7 +248,7 @@ def _lines(file: Path, start: int, _columns: Columns) -> Iterator[Row]:
                 raise DataFileError(file, number, f"it is longer than {_MAX_LINE} bytes")
             content = line if place else line.removeprefix(_MARK)
             if content.strip():
-                yield Row(place, f"line {number}", _parsed(content))
+                yield Row(place, number, _parsed(content))
             place += len(line)
 
 
@@ -262,7 +275,7 @@ def _parquet(file: Path, start: int, columns: Columns) -> Iterator[Row]:
             if place + batch.num_rows > start:
                 for offset, values in enumerate(batch.to_pylist()):
                     if place + offset >= start:
-                        yield Row(place + offset, f"row {place + offset}", values)
+                        yield Row(place + offset, place + offset, values)
             place += batch.num_rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,31 @@ def test_bad_rows_beyond_five_are_counted(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "rows.parquet")
     with pytest.raises(BadRowsError, match=r"rows\.parquet, row 1: 'text' is null"):
         Source.read(tmp_path / "rows.parquet", TEXT, 2)
+
+
+def test_an_id_that_is_there_twice_is_found_in_any_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": ["x"] * 3}), tmp_path / "1.parquet")
+    write(tmp_path / "2.jsonl", "\n", {"id": "d", "text": "x"}, {"id": "c", "text": "x"}, {"id": "d", "text": "x"})
+    with pytest.raises(BadRowsError) as caught:
+        Source.read(tmp_path, ID, 2)
+    first, second = f"{tmp_path}/1.parquet", f"{tmp_path}/2.jsonl"
+    said = f"{second}, line 3: 'id' is 'c', as in {first} row 2; {second}, line 4: 'id' is 'd', as in {second} line 2."
+    assert str(caught.value).startswith(said)
+
+
+def test_ids_take_no_more_memory_where_paths_are_long(tmp_path: Path) -> None:
+    folder, count = tmp_path / ("long" * 50), 20_000
+    folder.mkdir()
+    write(folder / "1.jsonl", *({"id": f"{number:012}", "text": "x"} for number in range(count)))
+    scan = source._Scan(ID, count)
+    tracemalloc.start()
+    try:
+        scan.file(folder / "1.jsonl", "")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(scan.seen) == count
+    assert held / count < 160
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
