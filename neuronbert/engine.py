@@ -14,7 +14,7 @@ from torch import nn
 from neuronbert import answers, decoding, hub
 from neuronbert.artifact import Artifact
 from neuronbert.backends.base import ANYWHERE, Placement
-from neuronbert.errors import NotServedError
+from neuronbert.errors import NoNumberError, NotServedError
 from neuronbert.pieces import Candidates, Texts
 from neuronbert.pooling import SentenceEncoder
 from neuronbert.runtime import Session
@@ -182,7 +182,7 @@ class Engine:
             cut: What becomes of those that are too long.
 
         Raises:
-            TextError: a text can't be answered; it says which.
+            TextError: a text can't be answered, or its vector holds what is no number; it says which.
             NeuronBertError: a program could not be run.
         """
         prompt = self.texts.default_prompt or ""
@@ -193,7 +193,11 @@ class Engine:
             vectors = self.run(step.shape, [pieces[place] for place in step.rows])
             for place, vector in zip(step.rows, vectors, strict=True):
                 found[place] = vector
-        return np.stack(found).astype(np.float32)
+        whole = np.stack(found).astype(np.float32)
+        wrong = np.flatnonzero(~np.isfinite(whole).all(axis=1))
+        if wrong.size:
+            raise NoNumberError().of_row(int(wrong[0]))
+        return whole
 
     def _read(self, want: Want, call: Call, outputs: Mapping[str, Tensor]) -> Sequence[Any]:
         if want == "vector":

@@ -15,14 +15,14 @@
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
     │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, NotATextError,
     │           EmptyTextError, InvalidTextError, RowTooLongError, QuestionTooLongError,
-    │           NoMaskError)
+    │           NoMaskError, NoNumberError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
     │   ├── CalibrationError, UncalibratedError, BadRowsError
     │   ├── CheckpointError            CheckpointCorruptError, UnsafeWeightsError, UnsafePickleError, SchemeError,
     │   │                              UnsafeArchiveError, VocabularyError, HeadWeightsMissingError, IntegerRangeError
     │   ├── TokenizerError
     │   └── ArtifactError              NotAnArtifactError, ArtifactCorruptError, ArtifactVersionError,
-    │                               ForeignArtifactError
+    │                               ForeignArtifactError, ArtifactReplacedError
     ├── UnavailableError               something is missing on this machine             exit code 3
     │   ├── ModelNotFoundError, HubError, HubAccessError, BackendUnavailableError, StorageError,
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
@@ -523,6 +523,16 @@ class InvalidTextError(TextError):
         super().__init__(f"The {name} is not valid Unicode: it holds a lone surrogate.")
 
 
+class NoNumberError(TextError):
+    """A text for which the model computed what is no number."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Its vector holds a value that is no number (NaN or infinite). "
+            "See what the artifact does: neuronbert validate."
+        )
+
+
 class RowTooLongError(TextError):
     """A row that is longer than every program, where it may not be cut."""
 
@@ -678,6 +688,16 @@ class ArtifactCorruptError(ArtifactError):
 
     def __init__(self, path: object, problem: str) -> None:
         super().__init__(f"{path} {problem}. Nothing was loaded; export or download the artifact again.")
+
+
+class ArtifactReplacedError(ArtifactError):
+    """Another artifact where the one was that a run began with."""
+
+    def __init__(self, path: object, node: str) -> None:
+        super().__init__(
+            f"{path} on {node} isn't the artifact that this run began with. "
+            "Put that one there again and go on with --resume, or choose another output."
+        )
 
 
 class ForeignArtifactError(ArtifactError):

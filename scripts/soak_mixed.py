@@ -74,13 +74,15 @@ class Mixed:
         code = await asyncio.get_running_loop().run_in_executor(None, self._server.wait)
         failures = self._server.failures()
         settled = self._memory[int(_SETTLED * len(self._memory)) :]
-        growth = max(settled) / settled[0] - 1
+        # The most of one half and of the other, as there is less for a moment where a worker was killed.
+        halves = [max(settled[: len(settled) // 2 or 1]), max(settled[len(settled) // 2 :])]
+        growth = halves[1] / halves[0] - 1
         return {
             "seconds": round(self._seconds),
             "did": dict(self._did.most_common()),
             "wrong": self._wrong[:10],
             "logged errors": failures[:5],
-            "memory": [f"{held / 2**20:.0f} MiB" for held in (settled[0], max(settled), settled[-1])],
+            "memory": [f"{held / 2**20:.0f} MiB" for held in (*halves, settled[-1])],
             "exit code": code,
             "kept": not self._wrong and not failures and not code and growth <= 0.05,
         }

@@ -62,10 +62,11 @@ class Server:
 
     @property
     def memory(self) -> int:
-        """Bytes that the process that answers holds, without its workers'."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
-        (held,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
-        return int(held) * 1024
+        """Bytes that all its processes hold together: the one that answers and its workers.
+
+        What they share is shared out among them (PSS), so that nothing counts twice.
+        """
+        return sum(_held(pid) for pid in _tree(self._process.pid))
 
     def kill_worker(self) -> bool:
         """Kill one, if there is one at the moment."""
@@ -87,3 +88,22 @@ class Server:
         lines = self._log.read_text(encoding="utf-8").splitlines()
         events = [json.loads(line) if line.startswith("{") else {"level": "error", "event": line} for line in lines]
         return [str(event) for event in events if event["level"] in ("error", "warning", "critical")]
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and all below it; those that end meanwhile are left out."""
+    try:
+        tasks = [*Path(f"/proc/{pid}/task").iterdir()]
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return [pid]
+    return [pid, *(found for child in children for found in _tree(child))]
+
+
+def _held(pid: int) -> int:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    (held,) = re.findall(r"^Pss:\s+(\d+) kB", rollup, flags=re.MULTILINE) or ["0"]
+    return int(held) * 1024

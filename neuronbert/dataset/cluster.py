@@ -23,17 +23,17 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 
 from neuronbert.errors import ClusterError, InvalidOptionError, first_line
+from neuronbert.reference import RAY_CORES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEURON_CORES: Final = "neuron_cores"
-"""What Ray calls NeuronCores. Who is given some sees no others, by NEURON_RT_VISIBLE_CORES."""
 _STORE: Final = 1 << 28
 """Bytes that processes here may share: what they tell each other is small."""
 _LONGEST: Final = 20
 """Characters of the folder for what is temporary."""
-_TOKENS: Final = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_TOKEN: Final = "RAY_AUTH_TOKEN"
+_TOKENS: Final = ("RAY_AUTH_MODE", _TOKEN, "RAY_AUTH_TOKEN_PATH")
 
 
 @contextmanager
@@ -50,16 +50,26 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     folder = None if address else _own_folder()
+    own_token = folder is not None and not any(name in os.environ for name in _TOKENS)
     try:
         with _core_silenced():
             try:
+                if own_token:
+                    os.environ[_TOKEN] = secrets.token_hex()  # else Ray leaves one in the home folder
                 _connect(address, folder)
                 yield
             finally:
                 ray.shutdown()
     finally:
+        if own_token:
+            os.environ.pop(_TOKEN, None)
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_own(address: str | None) -> bool:
+    """Whether `connected` would start a cluster of this machine."""
+    return not address and not ray.is_initialized()
 
 
 def _own_folder() -> str:
@@ -70,8 +80,6 @@ def _own_folder() -> str:
 
 def _connect(address: str | None, folder: str | None) -> None:
     held = signal.getsignal(signal.SIGTERM)
-    if folder and not any(name in os.environ for name in _TOKENS):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex()  # else Ray leaves one in the home folder
     own = {"include_dashboard": False, "object_store_memory": _STORE, "_temp_dir": folder} if folder else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
@@ -108,11 +116,11 @@ def share(workers: int | None, *, on_device: bool) -> tuple[int, int]:
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    cores = sum(int(node.get(NEURON_CORES, 0)) for node in nodes)
+    cores = sum(int(node.get(RAY_CORES, 0)) for node in nodes)
     most = cores if on_device else sum(cpus)
     asked = workers or (max(1, cores) if on_device else sum(count > 0 for count in cpus))
     if asked > most:
-        what = f"{NEURON_CORES}, of which each takes one" if on_device else "CPUs"
+        what = f"{RAY_CORES}, of which each takes one" if on_device else "CPUs"
         raise InvalidOptionError("workers", asked, f"{most} or less: the cluster has {most} {what}")
     if on_device:
         return asked, 1

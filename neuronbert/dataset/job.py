@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from neuronbert import hub
+from neuronbert.artifact import Artifact
 from neuronbert.engine import Engine
 from neuronbert.errors import (
+    ArtifactReplacedError,
     ClusterError,
     DataFileError,
     MissingPackageError,
@@ -25,6 +29,7 @@ from neuronbert.errors import (
     TextError,
     first_line,
 )
+from neuronbert.reference import RAY_CORES
 from neuronbert.workers import wire
 
 try:
@@ -32,6 +37,7 @@ try:
     from ray.exceptions import RayError
 
     from neuronbert.dataset import cluster, source
+    from neuronbert.dataset.files import Contents
     from neuronbert.dataset.parts import Job, Output
     from neuronbert.dataset.source import Columns, Source, Stretch
 except ImportError as error:
@@ -40,6 +46,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
 
 _TASKS: Final = ("feature-extraction", "sentence-embedding")
 _LOST: Final = "lost what it wrote"
@@ -60,7 +68,7 @@ class Plan:
         address: Of a Ray cluster; None for one of this machine.
         resume: Whether to go on with parts that are there.
         revision: Branch, tag or commit of an artifact on the Hub.
-        token: For the Hub.
+        token: For the Hub, in this process; the nodes of a cluster that is there already have their own.
     """
 
     columns: Columns
@@ -100,7 +108,8 @@ def embed(
     """Write a vector for each text of Parquet or JSON Lines files, in their order.
 
     Args:
-        artifact: A local folder or a Hub id; a folder must be at the same place on every node.
+        artifact: A local folder or a Hub id; a folder must be at the same place on every node, and each node of a
+            cluster that is there already fetches the same commit from the Hub.
         data: A file, or a folder of such files; the same.
         output: The folder to write: `part-00000.parquet` and so on with the columns `id` and `embedding`; the same.
         plan: How.
@@ -108,22 +117,30 @@ def embed(
 
     Raises:
         NotEmbeddingError: the artifact gives no vectors.
-        DataFileError: a file can't be read, or a text is too long and may not be cut.
+        DataFileError: a file can't be read or was changed, a text is too long and may not be cut, or its vector holds
+            what is no number.
+        ArtifactReplacedError: a node has another artifact there.
         BadRowsError: rows have no text or no id of their own; nothing was run.
         ClusterError: Ray doesn't do its part.
         NeuronBertError: the output can't be written, or a program can't be run.
     """
-    engine = Engine.find(artifact, revision=plan.revision, token=plan.token)
+    found = hub.resolve(artifact, revision=plan.revision, token=plan.token, files=None)
+    engine = Engine(Artifact.open(found.path.absolute()))
     if engine.task not in _TASKS:
         raise NotEmbeddingError(artifact, engine.task)
     read = Source.read(Path(data), plan.columns, plan.rows_per_part)
     folder = Path(output).resolve()
-    with Output.opened(folder, _job(engine, read, plan), len(read.stretches), resume=plan.resume) as there:
+    job = _job(engine, read, plan)
+    with Output.opened(folder, job, len(read.stretches), resume=plan.resume) as there:
         missing = [number for number, part in enumerate(read.stretches) if not there.has(number, part.rows)]
         done = read.rows - sum(read.stretches[number].rows for number in missing)
         progress(done, read.rows)
         if missing:
-            work = _Work(str(engine.artifact.path), there, read.columns, read.stretches, plan.auto_truncate)
+            # What this node has of the Hub is at no place that others know of.
+            fetched = found.revision is not None and not cluster.is_own(plan.address)
+            place = artifact if fetched else str(engine.artifact.path)
+            revision = found.revision if fetched else None
+            work = _Work(place, revision, job.artifact, there, read.columns, read.stretches, plan.auto_truncate)
             for number in _made(work, missing, plan, on_device=engine.on_device):
                 done += read.stretches[number].rows
                 progress(done, read.rows)
@@ -132,9 +149,8 @@ def embed(
 
 
 def _job(engine: Engine, read: Source, plan: Plan) -> Job:
-    files = {name: info.sha256 for name, info in engine.artifact.manifest.files.items()}
     return Job(
-        artifact=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+        artifact=_digest(engine.artifact),
         files=read.digests,
         text=plan.columns.text,
         id=plan.columns.id,
@@ -142,6 +158,11 @@ def _job(engine: Engine, read: Source, plan: Plan) -> Job:
         rows_per_part=plan.rows_per_part,
         auto_truncate=plan.auto_truncate,
     )
+
+
+def _digest(artifact: Artifact) -> str:
+    files = {name: info.sha256 for name, info in artifact.manifest.files.items()}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _check(read: Source, there: Output) -> None:
@@ -155,7 +176,9 @@ class _Work:
     """What every process is told.
 
     Attributes:
-        artifact: The folder.
+        artifact: The folder, or what the Hub calls it.
+        revision: The commit on the Hub; None for a folder.
+        digest: Of the artifact, as the job has it.
         output: Where parts go.
         columns: Where a row has what.
         stretches: Which rows each part has.
@@ -163,6 +186,8 @@ class _Work:
     """
 
     artifact: str
+    revision: str | None
+    digest: str
     output: Output
     columns: Columns
     stretches: list[Stretch]
@@ -174,6 +199,7 @@ class _Embedder:
 
     def __init__(self, work: _Work) -> None:
         self._work = work
+        self._contents = Contents()
         self._engine: Engine | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -187,19 +213,31 @@ class _Embedder:
 
     def _make(self, number: int) -> None:
         work, stretch = self._work, self._work.stretches[number]
-        ids, texts = source.load(stretch, work.columns)
+        ids, texts = source.load(stretch, work.columns, self._contents)
         if self._engine is None:
-            self._engine = Engine.find(work.artifact)
-            self._engine.load()
-        blocks = [self._vectors(self._engine, texts, first, stretch) for first in range(0, len(texts), _BLOCK)]
+            self._engine = self._loaded()
+        blocks = [self._vectors(self._engine, ids, texts, first, stretch) for first in range(0, len(texts), _BLOCK)]
         work.output.write(number, ids, np.concatenate(blocks))
 
-    def _vectors(self, engine: Engine, texts: list[str], first: int, stretch: Stretch) -> np.ndarray:
+    def _loaded(self) -> Engine:
+        engine = Engine.find(self._work.artifact, revision=self._work.revision)
+        self._compare(engine.artifact)
+        engine.load()
+        self._compare(Artifact.open(engine.artifact.path))  # it may have been replaced meanwhile
+        return engine
+
+    def _compare(self, artifact: Artifact) -> None:
+        if _digest(artifact) != self._work.digest:
+            raise ArtifactReplacedError(artifact.path, socket.gethostname())
+
+    def _vectors(self, engine: Engine, ids: pa.Array, texts: list[str], first: int, stretch: Stretch) -> np.ndarray:
         try:
             return engine.vectors(texts[first : first + _BLOCK], "right" if self._work.auto_truncate else "refuse")
         except TextError as error:
             # Numbered among all rows, as they are where they have no id.
-            named = f"row {stretch.first + first + error.row} of all"
+            place = first + error.row
+            known = f" ({self._work.columns.id} {ids[place].as_py()!r})" if self._work.columns.id else ""
+            named = f"row {stretch.first + place} of all{known}"
             raise DataFileError(stretch.file, 0, f"{named}: {error.problem.rstrip('.')}") from error
 
 
@@ -216,7 +254,7 @@ def _made(work: _Work, missing: list[int], plan: Plan, *, on_device: bool) -> It
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cpus,
-            **({"resources": {cluster.NEURON_CORES: 1}} if on_device else {}),
+            **({"resources": {RAY_CORES: 1}} if on_device else {}),
         )
         try:
             for row in made.iter_rows():

@@ -79,13 +79,14 @@ class Output:
             StorageError: it can't be made.
         """
         there = folder / JOB
-        if os.path.lexists(folder) and not there.is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputExistsError(folder, replaceable=False)
-        if there.is_file():
-            if not resume:
-                raise DatasetExistsError(folder)
-            _compare(folder, job)
         with _locked(folder):
+            # Only now: before, another process may have put something there.
+            if there.is_file():
+                if not resume:
+                    raise DatasetExistsError(folder)
+                _compare(folder, job)
+            elif any(folder.iterdir()):
+                raise OutputExistsError(folder, replaceable=False)
             output = cls(folder, parts)
             output.tidy()
             if not there.is_file():
@@ -154,6 +155,8 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
+    except FileExistsError as error:
+        raise OutputExistsError(folder, replaceable=False) from error
     except OSError as error:
         raise StorageError(folder, error.strerror or str(error)) from error
     try:
@@ -162,9 +165,18 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
         raise DatasetBusyError(folder) from error
     try:
+        if not _is(folder, handle):  # who made it has removed it before this process had the lock
+            raise DatasetBusyError(folder)
         yield
     finally:
         os.close(handle)
         if made:
             with suppress(OSError):
                 folder.rmdir()  # only if there is nothing in it
+
+
+def _is(folder: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(handle))
+    except OSError:
+        return False

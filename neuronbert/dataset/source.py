@@ -5,7 +5,6 @@ Owns: Source: which rows there are, that each can be used, and reading a stretch
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuronbert import answers
-from neuronbert.errors import BadRowsError, DataFileError, InvalidOptionError, MissingFileError, TextError, first_line
+from neuronbert.dataset import files
+from neuronbert.dataset.files import Contents
+from neuronbert.errors import BadRowsError, DataFileError, TextError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PARQUET: Final = (".parquet", ".pq")
-JSON_LINES: Final = (".jsonl", ".ndjson")
 _TASK: Final = "feature-extraction"
 """The task whose rows are a text."""
 _NAMED: Final = 5
@@ -33,6 +32,8 @@ _MARK: Final = b"\xef\xbb\xbf"
 """What some editors put before UTF-8."""
 _BATCH: Final = 4096
 """Rows of a Parquet file that are held at a time while they are checked."""
+_ROW_BITS: Final = 40
+"""Of a number that says which file and which of its rows."""
 _INTEGERS: Final = range(-(2**63), 2**63)
 """What fits in a column of int64."""
 
@@ -55,12 +56,14 @@ class Stretch:
 
     Attributes:
         file: Which file.
+        sha256: Of the file.
         start: Where in it they begin: a byte of JSON Lines, a row of Parquet.
         first: The number of the first row among those of all files.
         rows: How many there are.
     """
 
     file: Path
+    sha256: str
     start: int
     first: int
     rows: int
@@ -71,12 +74,12 @@ class Row(NamedTuple):
 
     Attributes:
         place: Where the next stretch would start if this row were its first.
-        named: What messages call it.
+        number: Which one it is: a line of JSON Lines from 1, a row of Parquet from 0.
         values: Its columns by name, or what is wrong with it.
     """
 
     place: int
-    named: str
+    number: int
     values: dict[str, Any] | str
 
 
@@ -111,17 +114,19 @@ class Source:
 
         Raises:
             MissingFileError: there is nothing.
-            DataFileError: a file can't be read, or lacks a column.
+            DataFileError: a file can't be read, lacks a column, or was changed meanwhile.
             BadRowsError: a row has no text or no id, or the id of another one.
         """
-        scan = _Scan(columns, size)
-        files = _files(path)
-        for file in files:
-            scan.file(file)
+        scan, contents = _Scan(columns, size), Contents()
+        digests = {file: contents.sha256(file) for file in files.find(path)}
+        for file, digest in digests.items():
+            scan.file(file, digest)
         scan.settle()
+        for file, digest in digests.items():
+            contents.check(file, digest)
         if not scan.rows:
             raise DataFileError(path, 0, "it holds no rows")
-        return cls(columns, {file.name: _digest(file) for file in files}, scan.stretches)
+        return cls(columns, {file.name: digest for file, digest in digests.items()}, scan.stretches)
 
 
 @dataclass(eq=False)
@@ -132,23 +137,27 @@ class _Scan:
     size: int
     rows: int = 0
     stretches: list[Stretch] = field(default_factory=list)
-    seen: dict[Any, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    seen: dict[Any, int] = field(default_factory=dict)
+    """Where each id is: the number of its file and of its row in one number, as there is one for each row."""
     bad: list[str] = field(default_factory=list)
     more: int = 0
 
-    def file(self, file: Path) -> None:
+    def file(self, file: Path, sha256: str) -> None:
+        self.files.append(file)
         begun: tuple[int, int] | None = None
         for row in _rows(file, 0, self.columns):
-            problem = row.values if isinstance(row.values, str) else self.problem(row.values, f"{file} {row.named}")
+            where = len(self.files) - 1 << _ROW_BITS | row.number
+            problem = row.values if isinstance(row.values, str) else self.problem(row.values, where)
             if problem:
-                self.note(f"{file}, {row.named}: {problem}")
+                self.note(f"{file}, {_named(file, row.number)}: {problem}")
             begun = begun or (row.place, self.rows)
             self.rows += 1
             if self.rows - begun[1] == self.size:
-                self.stretches.append(Stretch(file, *begun, self.size))
+                self.stretches.append(Stretch(file, sha256, *begun, self.size))
                 begun = None
         if begun:
-            self.stretches.append(Stretch(file, *begun, self.rows - begun[1]))
+            self.stretches.append(Stretch(file, sha256, *begun, self.rows - begun[1]))
 
     def note(self, problem: str) -> None:
         if len(self.bad) < _NAMED:
@@ -160,7 +169,7 @@ class _Scan:
         if self.bad:
             raise BadRowsError(self.bad, self.more)
 
-    def problem(self, values: dict[str, Any], named: str) -> str | None:
+    def problem(self, values: dict[str, Any], where: int) -> str | None:
         """What is wrong with a row."""
         name = self.columns.text
         text = values.get(name)
@@ -170,9 +179,9 @@ class _Scan:
             answers.check(_TASK, {"text": text})
         except TextError as error:
             return error.problem.rstrip(".")
-        return self.id_problem(values, named) if self.columns.id else None
+        return self.id_problem(values, where) if self.columns.id else None
 
-    def id_problem(self, values: dict[str, Any], named: str) -> str | None:
+    def id_problem(self, values: dict[str, Any], where: int) -> str | None:
         name = self.columns.id or ""
         value = values.get(name)
         if value is None:
@@ -181,41 +190,33 @@ class _Scan:
             return f"{name!r} is a {type(value).__name__}, and no text or whole number of 64 bits"
         if self.seen and type(value) is not type(next(iter(self.seen))):
             return f"{name!r} is a {type(value).__name__}, and those before it are not"
-        before = self.seen.setdefault(value, named)
-        return None if before == named else f"{name!r} is {value!r}, as in {before}"
+        before = self.seen.setdefault(value, where)
+        if before == where:
+            return None
+        file = self.files[before >> _ROW_BITS]
+        return f"{name!r} is {value!r}, as in {file} {_named(file, before & (1 << _ROW_BITS) - 1)}"
+
+
+def _named(file: Path, number: int) -> str:
+    return f"{'row' if file.suffix in files.PARQUET else 'line'} {number}"
 
 
 def _missing(name: str, values: dict[str, Any]) -> str:
     return f"{name!r} is null" if name in values else f"it has no {name!r}"
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise MissingFileError(path)
-    if not path.is_dir():
-        files = [path]
-    else:
-        files = sorted(file for file in path.iterdir() if file.suffix in (*PARQUET, *JSON_LINES))
-        if not files:
-            raise MissingFileError(path / f"*{PARQUET[0]}")
-    for file in files:
-        if file.suffix not in (*PARQUET, *JSON_LINES):
-            expected = f"a folder, or a file that ends with {', '.join((*PARQUET, *JSON_LINES))}"
-            raise InvalidOptionError("INPUT", str(file), expected)
-    return [file.resolve() for file in files]
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def load(stretch: Stretch, columns: Columns) -> tuple[pa.Array, list[str]]:
+def load(stretch: Stretch, columns: Columns, contents: Contents) -> tuple[pa.Array, list[str]]:
     """The ids and the texts of a stretch.
 
+    Args:
+        stretch: Which rows.
+        columns: Where a row has what.
+        contents: What this process knows of files.
+
     Raises:
-        DataFileError: the file isn't any more what it was.
+        DataFileError: the file isn't any more what it was, or not the same here.
     """
+    contents.check(stretch.file, stretch.sha256)
     ids: list[Any] = []
     texts: list[str] = []
     for row in islice(_rows(stretch.file, stretch.start, columns), stretch.rows):
@@ -223,13 +224,14 @@ def load(stretch: Stretch, columns: Columns) -> tuple[pa.Array, list[str]]:
             break
         texts.append(row.values[columns.text])
         ids.append(row.values.get(columns.id) if columns.id else stretch.first + len(ids))
+    contents.check(stretch.file, stretch.sha256)
     if len(texts) < stretch.rows:
-        raise DataFileError(stretch.file, 0, "it was changed after its rows were looked at")
+        raise DataFileError(stretch.file, 0, "it was changed while its rows were read")
     return pa.array(ids, pa.string() if isinstance(ids[0], str) else pa.int64()), texts
 
 
 def _rows(file: Path, start: int, columns: Columns) -> Iterator[Row]:
-    reader = _parquet if file.suffix in PARQUET else _lines
+    reader = _parquet if file.suffix in files.PARQUET else _lines
     try:
         yield from reader(file, start, columns)
     except (OSError, pa.ArrowException) as error:
@@ -246,7 +248,7 @@ def _lines(file: Path, start: int, _columns: Columns) -> Iterator[Row]:
                 raise DataFileError(file, number, f"it is longer than {_MAX_LINE} bytes")
             content = line if place else line.removeprefix(_MARK)
             if content.strip():
-                yield Row(place, f"line {number}", _parsed(content))
+                yield Row(place, number, _parsed(content))
             place += len(line)
 
 
@@ -273,7 +275,7 @@ def _parquet(file: Path, start: int, columns: Columns) -> Iterator[Row]:
             if place + batch.num_rows > start:
                 for offset, values in enumerate(batch.to_pylist()):
                     if place + offset >= start:
-                        yield Row(place + offset, f"row {place + offset}", values)
+                        yield Row(place + offset, place + offset, values)
             place += batch.num_rows
 
 

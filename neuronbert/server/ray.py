@@ -16,6 +16,7 @@ from ray import serve
 
 from neuronbert.engine import Engine
 from neuronbert.errors import InvalidOptionError, WorkersUnwellError
+from neuronbert.reference import RAY_CORES
 from neuronbert.server.app import create_app
 from neuronbert.server.scheduler import Limits
 from neuronbert.server.settings import Settings, by_name
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 KEY: Final = "NEURONBERT_API_KEY"
 """Environment variable of the replicas. No argument: those are shown by Ray's dashboard and `serve config`."""
-_NEURON_CORES: Final = "neuron_cores"
-"""What Ray calls NeuronCores. A replica sees those that it is given, by NEURON_RT_VISIBLE_CORES, and no others."""
 _REFUSED: Final = 2
 """More requests go to a replica than it answers, by this factor, so that it is the scheduler that refuses them."""
 
@@ -111,7 +110,7 @@ def app(arguments: Mapping[str, Any]) -> Application:
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="neuronbert",
-        ray_actor_options={"num_cpus": asked.cpus, "resources": {_NEURON_CORES: cores} if cores else {}},
+        ray_actor_options={"num_cpus": asked.cpus, "resources": {RAY_CORES: cores} if cores else {}},
         max_ongoing_requests=_REFUSED * asked.max_concurrent_requests,
         graceful_shutdown_timeout_s=asked.drain,
         **_scale(asked, engines),

@@ -163,6 +163,47 @@ def test_the_deployment_is_probed_and_ended_as_the_server_means_it() -> None:
     assert variable["name"] == "NEURONBERT_API_KEY"
 
 
+def bodies() -> Iterator[dict[str, Any]]:
+    for path in MANIFESTS:
+        yield from yaml.safe_load_all(path.read_text(encoding="utf-8"))
+
+
+def test_replicas_on_several_nodes_can_mount_their_claim() -> None:
+    claims = {body["metadata"]["name"]: body["spec"] for body in bodies() if body["kind"] == "PersistentVolumeClaim"}
+    (serving,) = [body["spec"] for body in bodies() if body["kind"] == "Deployment"]
+    assert serving["replicas"] > 1
+    for volume in serving["template"]["spec"]["volumes"]:
+        assert claims[volume["persistentVolumeClaim"]["claimName"]]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_without_its_key_the_deployment_does_not_start() -> None:
+    (container,) = deployment()["containers"]
+    (variable,) = container["env"]
+    secret = variable["valueFrom"]["secretKeyRef"]
+    assert "optional" not in secret
+    text = (DEPLOY / "kubernetes" / "serve.yaml").read_text(encoding="utf-8")
+    assert f"create secret generic {secret['name']} --from-literal={secret['key']}=" in text
+
+
+def test_nothing_runs_as_root() -> None:
+    (user,) = re.findall(r"^USER (\d+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert int(user) > 0
+    assert f"useradd --uid {user} " in DOCKERFILE
+    assert DOCKERFILE.index(f"USER {user}") > DOCKERFILE.index("FROM ${DEVICE}")
+    for body in bodies():
+        if body["kind"] in ("Job", "Deployment"):
+            given = body["spec"]["template"]["spec"]["securityContext"]
+            assert given == {"runAsNonRoot": True, **dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), int(user))}
+
+
+def test_every_core_of_the_endpoint_has_a_worker() -> None:
+    """An inf2.xlarge has one Inferentia2, and that has two NeuronCores."""
+    endpoint = json.loads((DEPLOY / "sagemaker" / "endpoint-config.json").read_bytes())
+    assert endpoint["ProductionVariants"][0]["InstanceType"] == "ml.inf2.xlarge"
+    dockerfile = (DEPLOY / "sagemaker" / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"--workers (\d+)", dockerfile) == ["2"]
+
+
 def test_the_server_starts_as_kubernetes_and_as_sagemaker_start_it(exported: Callable[..., Path]) -> None:
     artifact = exported("sentence-embedding", StaticShape(4, 16))
     (kubernetes,) = deployment()["containers"]

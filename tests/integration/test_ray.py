@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,13 +30,16 @@ from uvicorn.lifespan.on import LifespanOn
 from neuronbert import Predictor, StaticShape
 from neuronbert.engine import Engine
 from neuronbert.errors import (
+    ArtifactReplacedError,
     BadRowsError,
+    ClusterError,
     DataFileError,
     DeviceLoadError,
     InvalidOptionError,
     NotEmbeddingError,
     WorkersUnwellError,
 )
+from neuronbert.workers import wire
 from tests.support import ray_cluster
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -330,6 +334,82 @@ def test_errors_are_one_line(address: str, artifact: Path, exported: Callable[..
     assert not (tmp_path / "none").exists()
     with pytest.raises(NotEmbeddingError, match="is for text-classification, and gives no vectors"):
         embed(str(exported("text-classification")), given, tmp_path / "none", plan)
+
+
+def test_an_actor_takes_no_other_artifact_than_the_run_began_with(
+    address: str, artifact: Path, exported: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuronbert import hub
+    from neuronbert.dataset import job
+    from neuronbert.dataset.source import Columns
+
+    place, kept, other = tmp_path / "place", tmp_path / "kept", exported("feature-extraction", StaticShape(4, 48))
+    shutil.copytree(artifact, place)
+    given, plan = jsonl(tmp_path / "rows.jsonl"), job.Plan(Columns("body", None), rows_per_part=30)
+
+    def replace(_done: int, _rows: int) -> None:
+        if not kept.exists():
+            place.rename(kept)
+            shutil.copytree(other, place)
+
+    with pytest.raises(ArtifactReplacedError, match=f"^{place} on .* isn't the artifact that this run began with"):
+        job.embed(str(place), given, tmp_path / "out", plan, replace)
+    assert not list((tmp_path / "out").glob("part-*"))
+
+    load = Engine.load
+
+    def replacing(engine: Engine) -> None:
+        load(engine)
+        replace(0, 0)
+
+    shutil.rmtree(place)
+    kept.rename(place)
+    digest = job._digest(Engine.find(str(place)).artifact)
+    embedder = job._Embedder(job._Work(str(place), None, digest, None, None, [], True))  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "load", replacing)
+        with pytest.raises(ArtifactReplacedError):
+            embedder._loaded()
+
+    told: list[Any] = []
+    monkeypatch.setattr(hub, "resolve", lambda *_, **__: hub.Resolved(artifact, "c0ffee"))
+    monkeypatch.setattr(job, "_made", lambda work, *_, **__: told.append(work) or [])
+    with pytest.raises(ClusterError):
+        job.embed("me/mine", given, tmp_path / "hub", plan)
+    assert (told[0].artifact, told[0].revision) == ("me/mine", "c0ffee"), "what is here isn't at that place elsewhere"
+
+
+def test_what_is_no_number_is_written_nowhere(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neuronbert.dataset import job
+    from neuronbert.dataset.parts import Output
+    from neuronbert.dataset.source import Columns, Source
+
+    given, run = jsonl(tmp_path / "rows.jsonl"), Engine.run
+
+    def spoiled(engine: Engine, shape: Any, pieces: Any) -> Any:
+        found = run(engine, shape, pieces)
+        return [
+            vector * np.float32("inf") if len(piece) == longest else vector
+            for vector, piece in zip(found, pieces, strict=True)
+        ]
+
+    def made(columns: Columns) -> str:
+        read = Source.read(given, columns, 40)
+        work = job._Work(str(artifact), None, digest, Output(tmp_path, 2), columns, read.stretches, True)
+        answer = job._Embedder(work)({"part": np.array([1])})
+        return str(wire.unpack_error(json.loads(answer["error"][0])))
+
+    engine = Engine.find(str(artifact))
+    digest = job._digest(engine.artifact)
+    pieces = engine.texts.prepare([{"text": text} for text in TEXTS], "vector", "right")
+    longest = max(len(piece) for (piece,) in pieces)
+    first = 44  # the first of those with eight repetitions
+    assert first % 9 == 8
+    monkeypatch.setattr(Engine, "run", spoiled)
+    said = f"{given}: row {first} of all%s: Its vector holds a value that is no number"
+    assert made(Columns("body", "name")).startswith(said % f" (name 'k{first}')")
+    assert made(Columns("body", None)).startswith(said % "")
+    assert not list(tmp_path.glob("part-*"))
 
 
 def test_the_command_of_the_page_runs(

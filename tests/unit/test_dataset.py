@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuronbert.dataset import source
+from neuronbert.dataset import parts, source
+from neuronbert.dataset.files import Contents
 from neuronbert.dataset.parts import Job, Output
 from neuronbert.dataset.source import Columns, Source
 from neuronbert.errors import (
@@ -39,9 +42,9 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def found(read: Source) -> tuple[list[Any], list[str]]:
-    ids, texts = [], []
+    ids, texts, contents = [], [], Contents()
     for stretch in read.stretches:
-        some, other = source.load(stretch, read.columns)
+        some, other = source.load(stretch, read.columns, contents)
         assert len(some) == len(other) == stretch.rows
         ids += some.to_pylist()
         texts += other
@@ -117,6 +120,31 @@ def test_bad_rows_beyond_five_are_counted(tmp_path: Path) -> None:
         Source.read(tmp_path / "rows.parquet", TEXT, 2)
 
 
+def test_an_id_that_is_there_twice_is_found_in_any_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": ["x"] * 3}), tmp_path / "1.parquet")
+    write(tmp_path / "2.jsonl", "\n", {"id": "d", "text": "x"}, {"id": "c", "text": "x"}, {"id": "d", "text": "x"})
+    with pytest.raises(BadRowsError) as caught:
+        Source.read(tmp_path, ID, 2)
+    first, second = f"{tmp_path}/1.parquet", f"{tmp_path}/2.jsonl"
+    said = f"{second}, line 3: 'id' is 'c', as in {first} row 2; {second}, line 4: 'id' is 'd', as in {second} line 2."
+    assert str(caught.value).startswith(said)
+
+
+def test_ids_take_no_more_memory_where_paths_are_long(tmp_path: Path) -> None:
+    folder, count = tmp_path / ("long" * 50), 20_000
+    folder.mkdir()
+    write(folder / "1.jsonl", *({"id": f"{number:012}", "text": "x"} for number in range(count)))
+    scan = source._Scan(ID, count)
+    tracemalloc.start()
+    try:
+        scan.file(folder / "1.jsonl", "")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(scan.seen) == count
+    assert held / count < 160
+
+
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     def refused(path: Path, columns: Columns = TEXT) -> NeuronBertError:
         with pytest.raises(NeuronBertError) as caught:
@@ -137,12 +165,47 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     assert "line 1: it is not UTF-8" in str(refused(tmp_path / "latin.jsonl"))
 
 
-def test_a_file_that_is_changed_meanwhile_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", {"text": "a"}, {"text": "b"})
-    (stretch,) = Source.read(path, TEXT, 2).stretches
+def test_links_are_read_by_their_own_names(tmp_path: Path) -> None:
+    blobs, folder = tmp_path / "blobs", tmp_path / "snapshots"
+    blobs.mkdir()
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["a", "b"]}), blobs / "0f")
+    write(blobs / "1e", {"text": "c"})
+    for name, blob in {"1.parquet": "0f", "2.jsonl": "1e", "3.parquet": "0f"}.items():
+        (folder / name).symlink_to(blobs / blob)
+    read = Source.read(folder, TEXT, 2)
+    assert found(read) == ([0, 1, 2, 3, 4], ["a", "b", "c", "a", "b"])
+    assert list(read.digests) == ["1.parquet", "2.jsonl", "3.parquet"]
+    assert found(Source.read(folder / "1.parquet", TEXT, 2))[1] == ["a", "b"]
+
+
+def test_a_file_that_is_changed_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, contents = write(tmp_path / "rows.jsonl", {"text": "a"}, {"text": "b"}), Contents()
+    first, second = Source.read(path, TEXT, 1).stretches
+    source.load(first, TEXT, contents)
+    write(path, {"text": "a"}, {"text": "c"})
+    with pytest.raises(DataFileError, match="it was changed after"):
+        source.load(second, TEXT, contents)
     write(path, {"text": "a"})
-    with pytest.raises(DataFileError, match="it was changed"):
-        source.load(stretch, TEXT)
+    with pytest.raises(DataFileError, match="it was changed after"):
+        source.load(second, TEXT, Contents())
+    path.unlink()
+    with pytest.raises(DataFileError, match="it can't be read"):
+        source.load(first, TEXT, contents)
+
+    lines = source._lines
+
+    def rewritten(*given: Any) -> Any:
+        rows = [*lines(*given)]
+        write(path, {"text": "a"}, {"text": "d"})
+        yield from rows
+
+    for read in (lambda: Source.read(path, TEXT, 2), lambda: source.load(first, TEXT, Contents())):
+        write(path, {"text": "a"}, {"text": "b"})
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "_lines", rewritten)
+            with pytest.raises(DataFileError, match="it was changed"):
+                read()
 
 
 def test_an_output_is_gone_on_with_only_by_the_same_job(tmp_path: Path) -> None:
@@ -171,6 +234,40 @@ def test_an_output_is_gone_on_with_only_by_the_same_job(tmp_path: Path) -> None:
         pass
 
 
+def test_what_another_process_did_before_the_lock_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, flock = tmp_path / "out", parts.fcntl.flock
+
+    def open_late(before: Any, *, resume: bool) -> None:
+        def late(*given: Any) -> None:
+            monkeypatch.setattr(parts.fcntl, "flock", flock)
+            before()
+            flock(*given)
+
+        monkeypatch.setattr(parts.fcntl, "flock", late)
+        with Output.opened(folder, JOB, 2, resume=resume):
+            pass
+
+    def another() -> None:
+        with Output.opened(folder, JOB.model_copy(update={"rows": 9}), 2, resume=False) as output:
+            output.write(0, pa.array([7]), np.zeros((1, 3), np.float32))
+
+    folder.mkdir()
+    with pytest.raises(DatasetBusyError):
+        open_late(folder.rmdir, resume=False)
+    with pytest.raises(DatasetExistsError):
+        open_late(another, resume=False)
+    (folder / "job.json").unlink()
+    (folder / "part-00000.parquet").unlink()
+    with pytest.raises(DatasetChangedError):
+        open_late(another, resume=True)
+    assert pq.read_table(folder / "part-00000.parquet")["id"].to_pylist() == [7]
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(OutputExistsError), Output.opened(tmp_path / name, JOB, 2, resume=False):
+            pass
+
+
 def test_an_output_in_which_nothing_came_to_be_is_a_folder_with_its_job(tmp_path: Path) -> None:
     def fail() -> None:
         with Output.opened(tmp_path / "out", JOB, 2, resume=False) as output:
@@ -180,3 +277,23 @@ def test_an_output_in_which_nothing_came_to_be_is_a_folder_with_its_job(tmp_path
     with pytest.raises(ValueError, match="x"):
         fail()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["job.json"]
+
+
+def test_a_clusters_token_is_gone_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = pytest.importorskip("neuronbert.dataset.cluster", reason="the extra `ray` is not installed")
+    seen: list[str | None] = []
+    for name in cluster._TOKENS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: seen.append(os.environ.get("RAY_AUTH_TOKEN")))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: seen.append(os.environ.get("RAY_AUTH_TOKEN")))
+    with cluster.connected(None):
+        pass
+    assert seen[0]
+    assert seen[0] == seen[1]
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "theirs")
+    with cluster.connected(None):
+        pass
+    assert seen[2:] == ["theirs", "theirs"]
+    assert os.environ["RAY_AUTH_TOKEN"] == "theirs"
