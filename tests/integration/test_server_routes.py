@@ -283,6 +283,15 @@ class TestHuggingFace:
         alone = post(client, "/", model="entail", inputs=TEXTS[1], parameters={"candidate_labels": labels})
         assert sum(item["score"] for item in alone) == pytest.approx(1)
 
+    @pytest.mark.parametrize(
+        ("template", "label"),
+        [("no label", "a"), ("{} or {}", "a"), ("{}" * 10_000, "a"), ("{}" + "a" * 1000, "a"), ("{}", "a" * 1001)],
+    )
+    def test_zero_shot_within_bounds(self, client: httpx.Client, template: str, label: str) -> None:
+        parameters = {"candidate_labels": [label], "hypothesis_template": template}
+        body = refused(client, "/", 422, model="entail", inputs="a", parameters=parameters)
+        assert "hypothesis_template" in body["error"] or "candidate_labels" in body["error"]
+
     def test_sagemaker_asks_the_same(self, client: httpx.Client) -> None:
         assert client.get("/ping").status_code == 200
         assert same(post(client, "/invocations", inputs=TEXTS[0]), post(client, "/", inputs=TEXTS[0]))

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["huggingface"])
 
 
+Label = Annotated[str, Field(max_length=1000)]
+
+
 class QuestionInputs(BaseModel):
     """A question, and the text that its answer stands in."""
 
@@ -47,9 +50,9 @@ class Parameters(BaseModel):
     top_k: Annotated[int, Field(ge=1, le=MOST_CANDIDATES)] | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     aggregation_strategy: Literal["simple"] = "simple"
-    candidate_labels: Annotated[list[str], Field(min_length=1)] | None = None
+    candidate_labels: Annotated[list[Label], Field(min_length=1)] | None = None
     multi_label: bool = False
-    hypothesis_template: str = "This example is {}."
+    hypothesis_template: Label = "This example is {}."
     raw_scores: bool = False
     return_text: bool = False
 
@@ -156,8 +159,8 @@ async def _zero_shot(exchange: Exchange, model: Served, texts: list[str], given:
     if entails is None or len(texts) != 1:
         said = "The model has no label for entailment." if entails is None else "Give one text with candidate labels."
         raise Refusal(424 if entails is None else 422, "Validation", said)
-    if "{}" not in given.hypothesis_template:
-        raise Refusal(422, "Validation", "`hypothesis_template` must hold {} where the label belongs")
+    if given.hypothesis_template.count("{}") != 1:
+        raise Refusal(422, "Validation", "`hypothesis_template` must hold {} once, where the label belongs")
     labels = given.candidate_labels or []
     exchange.count(len(labels))
     rows = [{"text": texts[0], "text_pair": given.hypothesis_template.replace("{}", label)} for label in labels]
