@@ -13,7 +13,7 @@
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
-    │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, NotATextError,
+    │           SequenceTooLongError, OutputsTooLargeError, TooManyIdsError, TextError (MissingTextError, NotATextError,
     │           EmptyTextError, InvalidTextError, RowTooLongError, QuestionTooLongError,
     │           NoMaskError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
@@ -473,6 +473,13 @@ class OutputsTooLargeError(InputError):
             f"The outputs of {rows} rows take {size / 1e9:.1f} GB, which this machine doesn't give. "
             "Call with fewer rows at a time, or use predict, which keeps the answers only."
         )
+
+
+class TooManyIdsError(InputError):
+    """More token ids than are made, or made texts of, at once."""
+
+    def __init__(self, name: str, got: int, most: int) -> None:
+        super().__init__(f"{name} take {got} token ids, and may take {most} in all. Ask for fewer at once.")
 
 
 class TextError(InputError):

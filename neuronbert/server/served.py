@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,7 @@ from neuronbert.server.refusals import Refusal
 from neuronbert.server.scheduler import Limits, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from neuronbert.engine import Engine
     from neuronbert.pieces import Cut, Piece, Want
@@ -39,6 +40,7 @@ class Question:
         cut: What becomes of rows that are too long.
         client: Who asks.
         size: Bytes of the request.
+        after: What is done to the answers, in a thread that has a tokenizer.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -46,6 +48,7 @@ class Question:
     cut: Cut
     client: str
     size: int
+    after: Callable[[list[Any]], list[Any]] | None = None
 
 
 @dataclass(slots=True)
@@ -177,13 +180,28 @@ class Served:
             NeuronBertError: a program could not be run.
             Refusal: it is not ready, or its time was up.
         """
+        async with self._admitted(question.client, len(question.rows), question.size) as request:
+            return await self._answer(request, question)
+
+    async def convert(self, client: str, rows: int, size: int, function: Callable[[], Any]) -> Any:
+        """The result of a function that uses only the tokenizer, within the same limits as a question.
+
+        Raises:
+            OverloadedError: there is no room for it now.
+            Refusal: it is not ready, or its time was up.
+        """
+        async with self._admitted(client, rows, size):
+            return await self.tokenizing(function)
+
+    @asynccontextmanager
+    async def _admitted(self, client: str, rows: int, size: int) -> AsyncIterator[Request]:
         if not self.ready:
             raise Refusal(503, "Unhealthy", "The model is still being loaded.", retry_after=1)
         deadline = monotonic() + self._settings.timeout
-        request = self._scheduler.admit(question.client, len(question.rows), question.size, deadline)
+        request = self._scheduler.admit(client, rows, size, deadline)
         try:
             async with asyncio.timeout(self._settings.timeout):
-                return await self._answer(request, question)
+                yield request
         except TimeoutError:
             refusal = f"The request was not answered in {self._settings.timeout:g} s."
             raise Refusal(504, "Overloaded", refusal, retry_after=self._scheduler.seconds_behind()) from None
@@ -210,6 +228,9 @@ class Served:
         values = [
             self._merge(row, [slot.found for slot in of_row]) for row, of_row in zip(question.rows, slots, strict=True)
         ]
+        if question.after:
+            after = question.after
+            values = await self.tokenizing(lambda: after(values))
         return Answers(values, sum(lengths), asked.times)
 
     def _merge(self, row: dict[str, Any], parts: list[Any]) -> Any:

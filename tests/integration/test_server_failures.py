@@ -130,6 +130,29 @@ def test_what_a_client_has_left_does_not_run(
     assert "left" not in gate.texts
 
 
+def test_tokenizing_alone_has_the_same_limits(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = threading.Event()
+    tokens, decode = model.engine.texts.tokens, model.engine.texts.decode
+
+    def wait(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **options: (hanging.wait(PATIENCE), function(*given, **options))[1]
+
+    monkeypatch.setattr(model.engine.texts, "tokens", wait(tokens))
+    monkeypatch.setattr(model.engine.texts, "decode", wait(decode))
+    monkeypatch.setattr(model, "_settings", replace(model._settings, timeout=1.0))
+    asked: list[tuple[str, dict[str, Any]]] = [("/tokenize", {"inputs": ["a"] * 6}), ("/decode", {"ids": [[7]] * 6})]
+    with ThreadPoolExecutor(2) as several:
+        late = [several.submit(client.post, path, json=body) for path, body in asked]
+        wait_until(lambda: model.held.rows == 12)
+        assert [client.post(path, json=body).status_code for path, body in asked] == [429, 429]
+        assert [answer.result().status_code for answer in late] == [504, 504]
+    hanging.set()
+    monkeypatch.undo()
+    assert client.post("/tokenize", json={"inputs": "a"}).status_code == 200
+
+
 def test_what_is_late_does_not_run(
     client: httpx.Client, model: Served, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi import Request
 
 from neuronbert import Predictor, StaticShape
-from neuronbert.server import exchange
+from neuronbert.server import exchange, tensors
 from neuronbert.server.exchange import as_json
 from tests.conftest import save_tiny
 from tests.support.serving import served
@@ -200,6 +201,22 @@ def test_tokenize_and_decode(client: httpx.Client) -> None:
     assert kept[1] == "hello world"
 
 
+def test_tokens_within_bounds(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "200002 token ids" in refused(client, "/tokenize", 422, inputs="a " * 200_000)["error"]
+    assert "100001 token ids" in refused(client, "/decode", 422, ids=[7] * 100_001)["error"]
+    threads: list[str] = []
+
+    def watched(content: object) -> bytes:
+        threads.append(threading.current_thread().name)
+        return as_json(content)
+
+    monkeypatch.setattr(exchange, "as_json", watched)
+    post(client, "/tokenize", inputs=TEXTS[:1])
+    post(client, "/decode", ids=[7])
+    assert len(threads) == 2
+    assert not any("MainThread" in name or "Thread-" in name for name in threads)
+
+
 def test_headers_say_what_it_took(client: httpx.Client) -> None:
     response = client.post("/embed", json={"inputs": TEXTS}, headers={"x-request-id": "mine"})
     assert response.headers["x-request-id"] == "mine"
@@ -270,6 +287,13 @@ class TestHuggingFace:
             assert item["sequence"] == f"paris is the {item['token_str']} of france.".replace(" ##", "")
         twice = post(client, "/", model="fill", inputs="[MASK] and [MASK]")
         assert [len(mask) for mask in twice] == [5, 5]
+
+    def test_masks_within_bounds(self, client: httpx.Client) -> None:
+        text = "[MASK] " * 40
+        asked = {"model": "fill", "inputs": [text] * 8}
+        body = refused(client, "/", 422, **asked, parameters={"top_k": 100})
+        assert "100 texts for each mask take 1344000 token ids" in body["error"]
+        assert len(post(client, "/", **asked, parameters={"top_k": 1})) == 8
 
     def test_zero_shot(self, client: httpx.Client, replies: Callable[..., Any]) -> None:
         labels = ["weather", "music"]
@@ -374,11 +398,40 @@ class TestOpenInference:
             [tensor("text", TEXTS[:1]), tensor("input_ids", [[1]])],
             [tensor("attention_mask", [[1]])],
             [tensor("input_ids", [[1]]), tensor("attention_mask", [[0]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[1]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[1, 1, 1]])],
+            [tensor("input_ids", [[1, 2, 3]]), tensor("attention_mask", [[1, 0, 1]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[0, 1]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[2, 0]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[1 << 40, 0]])],
             [{**tensor("input_ids", [[1, 2]]), "data": [[[1, 2]]]}],
         ],
     )
     def test_refusals(self, client: httpx.Client, inputs: list[Any]) -> None:
         assert set(self.infer(client, "features", *inputs, status=400)) == {"error"}
+
+    def test_an_id_that_cannot_be_told_again_is_refused(self, client: httpx.Client) -> None:
+        content = b'{"id": "\\ud800", "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}'
+        response = client.post("/v2/models/embed/infer", content=content, headers=JSON)
+        assert (response.status_code, "id" in response.json()["error"]) == (422, True)
+
+    def test_names_are_looked_at_before_bytes(self, client: httpx.Client) -> None:
+        unread = {"name": "nothing", "shape": [1], "datatype": "BYTES"}
+        assert "inputs are called" in self.infer(client, "embed", *[unread] * 50, status=400)["error"]
+
+
+def test_tensors_are_copied_once() -> None:
+    copied = []
+
+    class Watched(bytes):
+        def __getitem__(self, place: Any) -> Any:
+            part = Watched(super().__getitem__(place))
+            copied.append(len(part))
+            return part
+
+    request = Request({"type": "http", tensors._SPACE: Watched(range(100))})
+    assert tensors.split(request, [3, 0, 90, 7]) == [bytes(range(3)), b"", bytes(range(3, 93)), bytes(range(93, 100))]
+    assert sum(copied) == 100
 
 
 @pytest.mark.parametrize(

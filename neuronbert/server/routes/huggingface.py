@@ -199,9 +199,9 @@ async def _answer(exchange: Exchange, model: Served, asked: Inference, _given: P
 async def _fill(exchange: Exchange, model: Served, asked: Inference, given: Parameters) -> Any:
     texts = _texts(asked)
     exchange.count(len(texts))
-    found = await exchange.ask(model, [{"text": text} for text in texts], "masks", "refuse")
     fill, most = model.engine.texts.fill, given.top_k or 5
-    filled = await model.tokenizing(lambda: [[fill(mask, most) for mask in masks] for masks in found])
+    rows = [{"text": text} for text in texts]
+    filled = await exchange.ask(model, rows, "masks", "refuse", lambda found: fill(found, most))
     replies = [masks[0] if len(masks) == 1 else masks for masks in filled]
     return replies[0] if isinstance(asked.inputs, str) else replies
 
