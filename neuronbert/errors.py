@@ -808,9 +808,14 @@ class WorkerStartError(WorkerError):
 
 
 class WorkerLostError(WorkerError):
-    """A call that ended every worker it was given to."""
+    """A call that ended every worker it was given to.
 
-    def __init__(self, name: str, times: int, reason: str) -> None:
+    Attributes:
+        late: Whether the last one took too long.
+    """
+
+    def __init__(self, name: str, times: int, reason: str, *, late: bool) -> None:
+        self.late = late
         super().__init__(
             f"A call of {name} was given to {times} workers, and neither answered; the last one {reason}. "
             "It is not tried again. SIGKILL is what a process gets where memory runs out: use fewer workers then."

@@ -82,6 +82,19 @@ def test_the_life_of_a_server(exported: Callable[..., Path], monkeypatch: pytest
         assert "s3cret" not in str(server.log)
 
 
+def test_a_server_that_still_loads_ends_when_it_is_told_to(exported: Callable[..., Path]) -> None:
+    with Process(exported("sentence-embedding", *SHAPES), "--grace", "0", ready=False) as server:
+        end = time.monotonic() + PATIENCE
+        while not (loading := workers(server.pid)):
+            assert time.monotonic() < end
+        os.kill(loading[0], signal.SIGSTOP)  # it never gets ready
+        server.send(signal.SIGTERM)
+        assert server.wait(30) == 0
+        assert not Path(f"/proc/{loading[0]}").exists()
+        assert not any(line["event"] == "ready" for line in server.log)
+        assert server.rest == []
+
+
 class Collector(BaseHTTPRequestHandler):
     """Takes spans as OTLP sends them over HTTP."""
 

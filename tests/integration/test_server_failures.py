@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from neuronbert import StaticShape
-from neuronbert.errors import DeviceRunError, PoolClosedError
+from neuronbert.errors import DeviceRunError, PoolClosedError, WorkerLostError, WorkerStartError
 from neuronbert.server.exchange import Site
-from neuronbert.server.scheduler import Limits
-from neuronbert.server.served import Served
+from neuronbert.server.scheduler import Batch, Limits, Request, Row
+from neuronbert.server.served import Served, Times, _Asked, _Slot
 from tests.support.serving import served
 
 KEY = {"authorization": "Bearer s3cret"}
@@ -190,6 +190,50 @@ def test_a_row_that_fails_fails_alone(client: httpx.Client, model: Served, monke
     assert "/dev" not in failed["error"]
 
 
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (DeviceRunError("no"), 5),
+        (WorkerLostError("4x16", 2, "was ended by SIGKILL", late=False), 5),
+        (WorkerLostError("4x16", 2, "gave no answer in 60 s", late=True), 1),
+        (WorkerStartError(0, "was ended by SIGKILL"), 1),
+    ],
+)
+def test_rows_run_alone_only_where_that_may_help(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch, error: Exception, calls: int
+) -> None:
+    sizes: list[int] = []
+
+    def fail(_shape: StaticShape, pieces: Any) -> list[Any]:
+        sizes.append(len(pieces))
+        raise error
+
+    def run(batch: Any, slots: int) -> list[Any]:
+        rows = [Row(Request("a", 1, 1), _Slot(_Asked(Future(), 1, Times()), [0]), 16, (0, n)) for n in range(slots)]  # type: ignore[arg-type]
+        return model._run(replace(batch, rows=tuple(rows)))
+
+    monkeypatch.setattr(model.engine, "run", fail)
+    assert run(Batch(StaticShape(4, 16), (), 0.0), 4) == [error] * 4
+    assert len(sizes) == calls
+
+
+def test_rows_of_who_has_left_are_not_run_alone(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def fail(_shape: StaticShape, pieces: Any) -> list[Any]:
+        sizes.append(len(pieces))
+        raise DeviceRunError("no")
+
+    monkeypatch.setattr(model.engine, "run", fail)
+    left, here = _Asked(Future(), 3, Times()), _Asked(Future(), 1, Times())  # type: ignore[arg-type]
+    left.done.cancel()
+    rows = [Row(Request("a", 1, 1), _Slot(asked, [0]), 16, (0, 0)) for asked in (left, left, here, left)]  # type: ignore[arg-type]
+    model._run(Batch(StaticShape(4, 16), tuple(rows), 0.0))
+    assert sizes == [4, 1]
+
+
 def test_what_nobody_expected_is_logged_and_not_told(
     client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,6 +279,27 @@ def test_a_worker_that_hangs_is_unhealthy_in_time(
         hanging.set()
         monkeypatch.undo()
     wait_until(lambda: client.get("/health").status_code == 200)
+
+
+def test_a_long_call_after_an_answer_is_life_until_its_time_is_up(
+    client: httpx.Client, model: Served, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_settings", replace(model._settings, health_timeout=0.1))
+    hanging = threading.Event()
+    monkeypatch.setattr(model.engine, "probe", lambda: hanging.wait(PATIENCE))  # it would wait behind the call
+    gate.open.set()
+    assert embed(client, "a").status_code == 200
+    gate.open.clear()
+    with ThreadPoolExecutor(1) as several:
+        flying = several.submit(embed, client, "b")
+        wait_until(lambda: bool(model._running))
+        time.sleep(1.0)
+        assert client.get("/health").status_code == 200
+        monkeypatch.setattr(model, "_settings", replace(model._settings, call_timeout=0.5))
+        assert client.get("/health").status_code == 503
+        gate.open.set()
+        assert flying.result().status_code == 200
+    hanging.set()
 
 
 def test_a_key_is_asked_for_but_of_probes(server: tuple[str, Site]) -> None:
