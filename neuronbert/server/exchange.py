@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 _tracer: Final = trace.get_tracer("neuronbert")  # its spans go where those of FastAPI do, or nowhere
+ROWS: Final = "rows"
+"""The note of how many texts a request has, from when that is known."""
 EMBEDDING: Final = ("feature-extraction", "sentence-embedding")
 _NAMES: Final = {
     "x-tokenization-time": "tokenization",
@@ -113,7 +115,7 @@ class Exchange:
             Refusal: there are none, or too many.
         """
         self.site.meters.requests.labels("single" if number == 1 else "batch").inc()
-        self.rows = number
+        self.rows = self.request.scope[NOTES][ROWS] = number
         if not number:
             raise Refusal(400, "Empty", "`inputs` cannot be empty")
         most = self.site.settings.max_client_batch_size
@@ -224,7 +226,7 @@ class Exchange:
             **{name: _milliseconds(value) for name, value in times.items()},
         }
         if self.model:
-            told = {"model": self.model.name, "rows": self.rows, "tokens": self.tokens}
+            told = {"model": self.model.name, "tokens": self.tokens}
             waited = {"queue_ms": 1e3 * times["x-queue-time"], "inference_ms": 1e3 * times["x-inference-time"]}
             self.request.scope[NOTES].update(told, **{name: round(value, 1) for name, value in waited.items()})
         content = content if isinstance(content, bytes) else as_json(content)

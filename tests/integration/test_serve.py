@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from neuronbert import StaticShape
+from neuronbert.server import process
+from neuronbert.server.settings import Settings
 from tests.support.serving import PATIENCE, Process
 
 SHAPES = (StaticShape(1, 16), StaticShape(4, 16), StaticShape(4, 48))
@@ -93,6 +95,14 @@ def test_a_server_that_still_loads_ends_when_it_is_told_to(exported: Callable[..
         assert not Path(f"/proc/{loading[0]}").exists()
         assert not any(line["event"] == "ready" for line in server.log)
         assert server.rest == []
+
+
+def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int | None] = []
+    monkeypatch.setattr(process, "_log_as_json", lambda: None)
+    monkeypatch.setattr(process._Server, "run", lambda self, sockets: found.append(self.config.limit_concurrency))
+    process.run({}, Settings(port=0, connections=7))
+    assert found == [7]
 
 
 class Collector(BaseHTTPRequestHandler):

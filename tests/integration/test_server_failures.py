@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -81,6 +82,12 @@ def embed(client: httpx.Client, *texts: str) -> httpx.Response:
     return client.post("/embed", json={"inputs": list(texts)})
 
 
+def failures(client: httpx.Client) -> dict[str, float]:
+    """How many there were, by kind."""
+    found = re.findall(r'^te_request_failure{err="(\w+)"} (\S+)$', client.get("/metrics").text, flags=re.MULTILINE)
+    return {kind: float(number) for kind, number in found}
+
+
 def test_answers_go_to_who_asked(client: httpx.Client) -> None:
     texts = [f"{'word ' * (number % 40)}number {number}" for number in range(60)]
     several_each = [
@@ -113,6 +120,7 @@ def test_too_many_are_refused_at_once_and_the_others_answered(client: httpx.Clie
 def test_what_a_client_has_left_does_not_run(
     client: httpx.Client, model: Served, gate: Gate, server: tuple[str, Site]
 ) -> None:
+    before = failures(client)
     with ThreadPoolExecutor(2) as several:
         running = [several.submit(embed, client, f"runs {number}") for number in range(2)]
         wait_until(lambda: model.held.rows == 2)
@@ -128,6 +136,8 @@ def test_what_a_client_has_left_does_not_run(
         gate.open.set()
         assert [answer.result().status_code for answer in running] == [200, 200]
     assert "left" not in gate.texts
+    assert failures(client)["dropped"] == before.get("dropped", 0) + 1
+    assert failures(client).get("overloaded") == before.get("overloaded")
 
 
 def test_tokenizing_alone_has_the_same_limits(
@@ -156,12 +166,15 @@ def test_tokenizing_alone_has_the_same_limits(
 def test_what_is_late_does_not_run(
     client: httpx.Client, model: Served, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = failures(client)
     monkeypatch.setattr(model, "_settings", replace(model._settings, timeout=1.0))
     with ThreadPoolExecutor(3) as several:
         late = [several.submit(embed, client, f"late {number}") for number in range(3)]
         responses = [answer.result() for answer in late]
     assert [response.status_code for response in responses] == [504] * 3
     assert all(response.headers["retry-after"] for response in responses)
+    assert failures(client)["timeout"] == before.get("timeout", 0) + 3
+    assert failures(client).get("overloaded") == before.get("overloaded")
     assert sum(model.waiting.values()) == 0
     monkeypatch.undo()
     gate.open.set()
@@ -319,6 +332,24 @@ def test_a_body_that_does_not_arrive_is_given_up(server: tuple[str, Site], monke
     with socket.create_connection((host, int(port)), PATIENCE) as slow:
         slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_trickles_is_given_up(server: tuple[str, Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    short = replace(server[1].settings, body_timeout=PATIENCE, whole_body_timeout=0.5)
+    monkeypatch.setattr(server[1], "settings", short)
+    host, port = server[0].removeprefix("http://").split(":")
+    head = f"POST /embed HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY['authorization']}\r\n"
+    with socket.create_connection((host, int(port)), PATIENCE) as slow:
+        slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n{{".encode())
+        slow.settimeout(0.1)
+        for _ in range(100):
+            try:
+                answer = slow.recv(1000)
+            except TimeoutError:
+                slow.sendall(b" ")
+            else:
+                break
+        assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 def test_while_it_ends_it_answers_but_is_not_ready(client: httpx.Client, server: tuple[str, Site]) -> None:

@@ -26,6 +26,7 @@ TEXTS = ["Bread.", "A man is playing a guitar on the street.", "It rains in Lond
 QUESTION = {"question": "Who?", "context": "It was Ada who wrote the first program, long ago. " * 8}
 JSON = {"content-type": "application/json"}
 SIMILAR = {"source_sentence": "bread", "sentences": TEXTS}
+PARTS = ("count", "success", "failure")
 TASKS = {
     "embed": "sentence-embedding",
     "features": "feature-extraction",
@@ -522,12 +523,17 @@ def test_meters(client: httpx.Client) -> None:
     post(client, "/embed", inputs=TEXTS)
     post(client, "/embed", inputs=TEXTS[0])
     refused(client, "/embed", 400, inputs=[])
+    refused(client, "/embed", 422)
+    refused(client, "/embed", 404, inputs="a", model="nothing")
     after = read()
     moved = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
     assert moved['te_request_count{method="batch"}'] == 2  # the empty one among them
     assert moved['te_request_success{method="batch"}'] == 1
     assert moved['te_request_success{method="single"}'] == 1
     assert moved['te_request_failure{err="empty"}'] == 1
+    assert moved['te_request_count{method="unread"}'] == 2
+    of = {name: sum(moved[each] for each in moved if each.startswith(f"te_request_{name}{{")) for name in PARTS}
+    assert of["count"] == of["success"] + of["failure"] == 5
     assert moved["te_request_duration_count"] == 2
     assert sum(value for name, value in moved.items() if name.startswith("neuronbert_rows_total")) == 4
     assert after["te_queue_size"] == 0

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["huggingface"])
 
 
-Label = Annotated[str, Field(max_length=1000)]
+MOST_CHARACTERS: Final = 1000
+"""Of a label, or of the template that it is put into."""
+Label = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 
 
 class QuestionInputs(BaseModel):
