@@ -5,6 +5,7 @@ Owns: Engine. Knows nothing of HTTP, nor of which pieces come together.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -68,6 +69,8 @@ class Engine:
         self._pooling = _pooling(artifact)
         self._pool: Pool | None = None
         self._here: Session | None = None
+        self._closing = threading.Lock()
+        self._closed = False
 
     @classmethod
     def find(cls, model: str, *, revision: str | None = None, token: str | bool | None = None) -> Self:
@@ -108,11 +111,19 @@ class Engine:
 
         Raises:
             NeuronBertError: a worker didn't start, or a program doesn't run.
+            PoolClosedError: it was closed in the meantime.
         """
         placement = Placement(first_core) if self.on_device else ANYWHERE
-        self._pool = Pool(self.artifact, workers, placement=placement, timeout=timeout)
+        self._pool = Pool(self.artifact, workers, placement=placement, timeout=timeout, starting=self._keep)
         for _ in self._pool.spread(self._run_blank, [shape for shape in self.shapes for _ in range(2 * workers)]):
             pass
+
+    def _keep(self, pool: Pool) -> None:
+        with self._closing:
+            self._pool = pool
+            closed = self._closed
+        if closed:
+            pool.close()
 
     def load(self) -> None:
         """Load the artifact in this process, in place of `start`; it is for one thread then.
@@ -138,9 +149,11 @@ class Engine:
         return self._pool.health() if self._pool else ()
 
     def close(self) -> None:
-        """End the workers."""
-        if self._pool:
-            self._pool.close()
+        """End the workers, also while they start: that fails then."""
+        with self._closing:
+            self._closed, pool = True, self._pool
+        if pool:
+            pool.close()
 
     @property
     def _session(self) -> Session:

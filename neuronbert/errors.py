@@ -13,7 +13,7 @@
     │   └── InputError                 a call's tensors or texts (also a ValueError)
     │       └── MissingInputError, InputTypeError, InputDtypeError, InputRankError, InputShapeError,
     │           InputRangeError, InputDeviceError, MaskedRowError, EmptyInputError, BatchTooLargeError,
-    │           SequenceTooLongError, OutputsTooLargeError, TextError (MissingTextError, NotATextError,
+    │           SequenceTooLongError, OutputsTooLargeError, TooManyIdsError, TextError (MissingTextError, NotATextError,
     │           EmptyTextError, InvalidTextError, RowTooLongError, QuestionTooLongError,
     │           NoMaskError, NoNumberError)
     ├── DataError                      what was given is broken or unsafe               exit code 2
@@ -475,6 +475,13 @@ class OutputsTooLargeError(InputError):
         )
 
 
+class TooManyIdsError(InputError):
+    """More token ids than are made, or made texts of, at once."""
+
+    def __init__(self, name: str, got: int, most: int) -> None:
+        super().__init__(f"{name} take {got} token ids, and may take {most} in all. Ask for fewer at once.")
+
+
 class TextError(InputError):
     """A row of text that has no answer for this task.
 
@@ -821,9 +828,14 @@ class WorkerStartError(WorkerError):
 
 
 class WorkerLostError(WorkerError):
-    """A call that ended every worker it was given to."""
+    """A call that ended every worker it was given to.
 
-    def __init__(self, name: str, times: int, reason: str) -> None:
+    Attributes:
+        late: Whether the last one took too long.
+    """
+
+    def __init__(self, name: str, times: int, reason: str, *, late: bool) -> None:
+        self.late = late
         super().__init__(
             f"A call of {name} was given to {times} workers, and neither answered; the last one {reason}. "
             "It is not tried again. SIGKILL is what a process gets where memory runs out: use fewer workers then."

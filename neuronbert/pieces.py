@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from neuronbert import answers, tokenization, windows
 from neuronbert.checkpoint import read_json
-from neuronbert.errors import InputRangeError, RowTooLongError, TextError
+from neuronbert.errors import InputRangeError, RowTooLongError, TextError, TooManyIdsError
 from neuronbert.sentences import PROMPTS, TEXTS
 from neuronbert.windows import Window
 
@@ -32,8 +32,8 @@ Cut = Literal["refuse", "right", "left", "windows"]
 
 IDS: Final = "ids"
 """In place of a text, a row may hold token ids under this name, special tokens included."""
-MOST_DECODED: Final = 100_000
-"""Token ids that are decoded at once."""
+MOST_IDS: Final = 100_000
+"""Token ids that are decoded, or told of, at once."""
 _CHARACTERS_A_TOKEN: Final = 250
 """No more of a text is tokenized than its last token could reach, as in text-embeddings-inference."""
 _STRIDE: Final = 4
@@ -176,11 +176,13 @@ class Texts:
 
         Raises:
             InvalidTextError: a text is no Unicode.
+            TooManyIdsError: there are more tokens than are told of at once.
         """
         for text in texts:
             answers.check_encodable("text", text)
         tokenizer = self.tokenizer()
         encodings = tokenizer(list(texts), add_special_tokens=special, verbose=False).encodings
+        _bound("The texts", sum(map(len, encodings)))
         return [_listed(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def decode(self, lists: Sequence[list[int]], *, skip_special: bool) -> list[str]:
@@ -188,14 +190,24 @@ class Texts:
 
         Raises:
             InputRangeError: the vocabulary doesn't have one.
+            TooManyIdsError: there are more than are decoded at once.
         """
+        _bound("The lists", sum(map(len, lists)))
         for ids in lists:
             if max(ids) > self._highest:
                 raise InputRangeError("ids", min(ids), max(ids), self._highest)
         return [self.tokenizer().decode(ids, skip_special_tokens=skip_special) for ids in lists]
 
-    def fill(self, candidates: Candidates, most: int) -> list[dict[str, Any]]:
-        """The best of the candidates for a mask, each with its token, its chance and the text that it makes."""
+    def fill(self, found: Sequence[Sequence[Candidates]], most: int) -> list[list[list[dict[str, Any]]]]:
+        """For each mask of each row the best candidates, each with its token, its chance and the text that it makes.
+
+        Raises:
+            TooManyIdsError: these texts are longer, taken together, than is decoded at once.
+        """
+        _bound(f"{most} texts for each mask", most * sum(len(mask.text) for masks in found for mask in masks))
+        return [[self._fill(mask, most) for mask in masks] for masks in found]
+
+    def _fill(self, candidates: Candidates, most: int) -> list[dict[str, Any]]:
         tokenizer = self.tokenizer()
         filled = []
         for number, score in zip(candidates.ids[:most], candidates.scores, strict=False):
@@ -220,6 +232,11 @@ class _Given:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def _bound(name: str, ids: int) -> None:
+    if ids > MOST_IDS:
+        raise TooManyIdsError(name, ids, MOST_IDS)
 
 
 def _listed(text: str, encoding: Any) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException as RoutingError
 
 from neuronbert._version import __version__
 from neuronbert.errors import NeuronBertError
-from neuronbert.server.exchange import Site, as_json
+from neuronbert.server.exchange import ROWS, Site, as_json
 from neuronbert.server.guard import NOTES, OPEN, Guard
 from neuronbert.server.meters import Meters
 from neuronbert.server.refusals import Refusal, body, refused
@@ -98,7 +98,10 @@ async def _load(site: Site, started: Callable[[Exception | None], None]) -> None
 
 def _answered(request: Request, refusal: Refusal) -> Response:
     if request.method == "POST":
-        request.app.state.site.meters.failures.labels(refusal.kind.lower()).inc()
+        meters = request.app.state.site.meters
+        meters.failures.labels(refusal.meter).inc()
+        if ROWS not in request.scope[NOTES]:
+            meters.requests.labels("unread").inc()  # before it was known how many texts it has
     headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
     content = as_json(body(request.url.path, refusal))
     return Response(content, refusal.status, headers=headers, media_type="application/json")

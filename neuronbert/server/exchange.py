@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import orjson
 from fastapi import Depends, Request, Response
@@ -22,13 +22,16 @@ from neuronbert.server.served import Answers, Question, Served
 from neuronbert.server.tensors import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from neuronbert.pieces import Cut, Want
     from neuronbert.server.meters import Meters
     from neuronbert.server.settings import Settings
 
+Found = TypeVar("Found")
 _tracer: Final = trace.get_tracer("neuronbert")  # its spans go where those of FastAPI do, or nowhere
+ROWS: Final = "rows"
+"""The note of how many texts a request has, from when that is known."""
 EMBEDDING: Final = ("feature-extraction", "sentence-embedding")
 _NAMES: Final = {
     "x-tokenization-time": "tokenization",
@@ -112,7 +115,7 @@ class Exchange:
             Refusal: there are none, or too many.
         """
         self.site.meters.requests.labels("single" if number == 1 else "batch").inc()
-        self.rows = number
+        self.rows = self.request.scope[NOTES][ROWS] = number
         if not number:
             raise Refusal(400, "Empty", "`inputs` cannot be empty")
         most = self.site.settings.max_client_batch_size
@@ -124,8 +127,22 @@ class Exchange:
         asked = self.site.settings.auto_truncate if truncate is None else truncate
         return ("left" if direction.lower() == "left" else "right") if asked else "refuse"
 
-    async def ask(self, model: Served, rows: Sequence[dict[str, Any]], want: Want, cut: Cut) -> list[Any]:
+    async def ask(
+        self,
+        model: Served,
+        rows: Sequence[dict[str, Any]],
+        want: Want,
+        cut: Cut,
+        after: Callable[[list[Any]], list[Any]] | None = None,
+    ) -> list[Any]:
         """What is wanted of each row.
+
+        Args:
+            model: Who is asked.
+            rows: As its task takes them.
+            want: What is asked for.
+            cut: What becomes of rows that are too long.
+            after: What is done to the answers, in a thread that has a tokenizer.
 
         Raises:
             NeuronBertError: it can't be had.
@@ -133,23 +150,42 @@ class Exchange:
         """
         self.model = model
         self.characters += sum(len(value) for row in rows for value in row.values())
-        size = int(self.request.headers.get("content-length", 0)) or self.characters
-        client = self.request.client.host if self.request.client else ""
-        question = Question(rows, want, cut, client, size)
-        answering = asyncio.ensure_future(self._traced(model, question))
+        question = Question(rows, want, cut, self._client, self._size, after)
+        answers = await self._unless_left(self._traced(model, question))
+        self.answers.append(answers)
+        return answers.values
+
+    async def convert(self, model: Served, function: Callable[[], list[Any]]) -> list[Any]:
+        """The result of a function that uses only the model's tokenizer.
+
+        Raises:
+            NeuronBertError: it can't be had.
+            Refusal: its time was up, or the client has gone.
+        """
+        self.model = model
+        return await self._unless_left(model.convert(self._client, self.rows, self._size, function))
+
+    @property
+    def _client(self) -> str:
+        return self.request.client.host if self.request.client else ""
+
+    @property
+    def _size(self) -> int:
+        return int(self.request.headers.get("content-length", 0)) or self.characters
+
+    async def _unless_left(self, coroutine: Coroutine[Any, Any, Found]) -> Found:
+        answering = asyncio.ensure_future(coroutine)
         leaving = asyncio.ensure_future(_left(self.request))
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 raise Refusal(499, "Overloaded", "The client has gone.")
-            answers = answering.result()
+            return answering.result()
         finally:
             leaving.cancel()
             answering.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await answering
-        self.answers.append(answers)
-        return answers.values
 
     @staticmethod
     async def _traced(model: Served, question: Question) -> Answers:
@@ -190,7 +226,7 @@ class Exchange:
             **{name: _milliseconds(value) for name, value in times.items()},
         }
         if self.model:
-            told = {"model": self.model.name, "rows": self.rows, "tokens": self.tokens}
+            told = {"model": self.model.name, "tokens": self.tokens}
             waited = {"queue_ms": 1e3 * times["x-queue-time"], "inference_ms": 1e3 * times["x-inference-time"]}
             self.request.scope[NOTES].update(told, **{name: round(value, 1) for name, value in waited.items()})
         content = content if isinstance(content, bytes) else as_json(content)

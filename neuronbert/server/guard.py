@@ -77,14 +77,15 @@ class Guard:
         return hmac.compare_digest(headers.get(b"authorization", b""), self._key)
 
     def _timed(self, receive: Receive) -> Receive:
-        more = True
+        settings = self._site.settings
+        more, end = True, monotonic() + settings.whole_body_timeout
 
         async def receive_in_time() -> Message:
             nonlocal more
             if not more:  # there is only the client's leaving to wait for
                 return await receive()
             try:
-                async with asyncio.timeout(self._site.settings.body_timeout):
+                async with asyncio.timeout(min(settings.body_timeout, end - monotonic())):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, _LATE) from None

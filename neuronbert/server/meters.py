@@ -28,7 +28,9 @@ class Meters:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         # Gauges, as a counter of this library's is called *_total, and what reads these doesn't know them as that.
-        self.requests = self._gauge("te_request_count", "Requests that were read", "method")
+        self.requests = self._gauge(
+            "te_request_count", "Requests, those that are no batch and no single text (unread) too", "method"
+        )
         self.successes = self._gauge("te_request_success", "Requests that were answered", "method")
         self.failures = self._gauge("te_request_failure", "Requests that were not", "err")
         self.duration = self._histogram("te_request_duration", "Seconds of a request")

@@ -65,6 +65,7 @@ def run(engines: Mapping[str, Engine], settings: Settings) -> None:
         server_header=False,
         proxy_headers=settings.forwarded_allow_ips is not None,
         forwarded_allow_ips=settings.forwarded_allow_ips,
+        limit_concurrency=settings.connections,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=round(settings.drain),
     )

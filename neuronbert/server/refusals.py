@@ -20,6 +20,7 @@ from neuronbert.errors import (
 
 Kind = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
 
+_MISSED: Final = {499: "dropped", 504: "timeout"}
 _UNSAID: Final = "The model could not answer. The server's log says why, under the x-request-id of this response."
 
 
@@ -39,6 +40,11 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a failure of ours
         self.kind: Kind = kind
         self.message = message
         self.retry_after = retry_after
+
+    @property
+    def meter(self) -> str:
+        """What it is counted as: its kind; but who left or was late is not who found no room."""
+        return _MISSED.get(self.status) or self.kind.lower()
 
 
 def refused(error: NeuronBertError) -> Refusal:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -219,10 +220,11 @@ class Scheduler:
         request.waiting.clear()
         for row in dropped:
             row.item = None
-            self._queues[row.length].drop()
             self._hold(Limits(0, -row.length, 0))
             if request.client in self._lines:
                 self._lines[request.client] -= row.length
+        for length, rows in Counter(row.length for row in dropped).items():
+            self._queues[length].drop(rows)
         self._end(request, len(dropped))
         return dropped
 
@@ -290,9 +292,10 @@ class _Queue:
         self.head()
         return heapq.heappop(self._heap)
 
-    def drop(self) -> None:
-        """Take note that a row, wherever it is, does not wait any more."""
-        self._dropped += 1
+    def drop(self, rows: int) -> None:
+        """Take note that some rows, wherever they are, do not wait any more: all that were marked so since."""
+        # One by one, a sweep would take out those that are still to be told of, and they would be counted twice.
+        self._dropped += rows
         if self._dropped > len(self) + _SLACK:
             self._heap = list(self)
             heapq.heapify(self._heap)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.errors import NeuronBertError, PoolClosedError
+from neuronbert.errors import NeuronBertError, PoolClosedError, WorkerLostError, WorkerStartError
 from neuronbert.server.refusals import Refusal
 from neuronbert.server.scheduler import Limits, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from neuronbert.engine import Engine
     from neuronbert.pieces import Cut, Piece, Want
@@ -39,6 +40,7 @@ class Question:
         cut: What becomes of rows that are too long.
         client: Who asks.
         size: Bytes of the request.
+        after: What is done to the answers, in a thread that has a tokenizer.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -46,6 +48,7 @@ class Question:
     cut: Cut
     client: str
     size: int
+    after: Callable[[list[Any]], list[Any]] | None = None
 
 
 @dataclass(slots=True)
@@ -114,6 +117,8 @@ class Served:
         self._tokenizers = ThreadPoolExecutor(settings.tokenizers, f"neuronbert-{name}-tokenize")
         self._probing: asyncio.Future[None] | None = None
         self._answered = float("-inf")
+        self._well = False
+        self._running: list[float] = []
 
     @property
     def waiting(self) -> dict[int, int]:
@@ -141,6 +146,7 @@ class Served:
 
         await asyncio.get_running_loop().run_in_executor(None, load)
         await self.tokenizing(self.engine.texts.tokenizer)
+        self._well = True  # each program has run
         self.ready = True
 
     async def stop(self) -> None:
@@ -154,7 +160,8 @@ class Served:
         """Whether a worker answers within the time for that."""
         if not self.ready:
             return False
-        if monotonic() - self._answered < _FRESH:
+        now = monotonic()
+        if now - self._answered < _FRESH or self._at_work(now):
             return True
         if self._probing is None or self._probing.done():
             self._probing = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(None, self.engine.probe))
@@ -163,6 +170,12 @@ class Served:
         except (TimeoutError, NeuronBertError):
             return False
         return True
+
+    def _at_work(self, now: float) -> bool:
+        """Whether a call runs that may take its time yet, after one that was answered: a probe would wait behind it."""
+        if not self._well or not self._running:
+            return False
+        return now - max(min(self._running), self._answered) < self._settings.call_timeout
 
     async def tokenizing(self, function: Callable[[], Any]) -> Any:
         """The result of a function that uses the engine's tokenizer, in a thread for that."""
@@ -177,13 +190,28 @@ class Served:
             NeuronBertError: a program could not be run.
             Refusal: it is not ready, or its time was up.
         """
+        async with self._admitted(question.client, len(question.rows), question.size) as request:
+            return await self._answer(request, question)
+
+    async def convert(self, client: str, rows: int, size: int, function: Callable[[], Any]) -> Any:
+        """The result of a function that uses only the tokenizer, within the same limits as a question.
+
+        Raises:
+            OverloadedError: there is no room for it now.
+            Refusal: it is not ready, or its time was up.
+        """
+        async with self._admitted(client, rows, size):
+            return await self.tokenizing(function)
+
+    @asynccontextmanager
+    async def _admitted(self, client: str, rows: int, size: int) -> AsyncIterator[Request]:
         if not self.ready:
             raise Refusal(503, "Unhealthy", "The model is still being loaded.", retry_after=1)
         deadline = monotonic() + self._settings.timeout
-        request = self._scheduler.admit(question.client, len(question.rows), question.size, deadline)
+        request = self._scheduler.admit(client, rows, size, deadline)
         try:
             async with asyncio.timeout(self._settings.timeout):
-                return await self._answer(request, question)
+                yield request
         except TimeoutError:
             refusal = f"The request was not answered in {self._settings.timeout:g} s."
             raise Refusal(504, "Overloaded", refusal, retry_after=self._scheduler.seconds_behind()) from None
@@ -210,6 +238,9 @@ class Served:
         values = [
             self._merge(row, [slot.found for slot in of_row]) for row, of_row in zip(question.rows, slots, strict=True)
         ]
+        if question.after:
+            after = question.after
+            values = await self.tokenizing(lambda: after(values))
         return Answers(values, sum(lengths), asked.times)
 
     def _merge(self, row: dict[str, Any], parts: list[Any]) -> Any:
@@ -224,6 +255,7 @@ class Served:
             if batch is None:
                 return
             self._free -= 1
+            self._running.append(batch.taken)
             running = asyncio.get_running_loop().run_in_executor(self._callers, self._run, batch)
             running.add_done_callback(lambda done, batch=batch: self._finish(batch, done))  # type: ignore[misc]
 
@@ -233,12 +265,15 @@ class Served:
         try:
             return self.engine.run(batch.shape, [slot.piece for slot in slots])
         except Exception as error:  # noqa: BLE001  it is raised where the answer is awaited
-            if len(slots) == 1 or isinstance(error, PoolClosedError):
-                return [error] * len(slots)
+            failure = error
+        if len(slots) == 1 or not _of_a_row(failure):
+            return [failure] * len(slots)
         # Whichever row it was, the others are not to fail with it.
-        return [self._run_alone(batch, slot) for slot in slots]
+        return [self._run_alone(batch, slot, failure) for slot in slots]
 
-    def _run_alone(self, batch: Batch, slot: _Slot) -> Any:
+    def _run_alone(self, batch: Batch, slot: _Slot, failure: Exception) -> Any:
+        if slot.asked.done.done():  # late, left, or failed with another of its rows
+            return failure
         try:
             return self.engine.run(batch.shape, [slot.piece])[0]
         except Exception as error:  # noqa: BLE001  as above
@@ -247,6 +282,7 @@ class Served:
     def _finish(self, batch: Batch, done: asyncio.Future[list[Any]]) -> None:
         now = monotonic()
         self._free += 1
+        self._running.remove(batch.taken)
         self._scheduler.finish(batch, now)
         found = [PoolClosedError()] * len(batch.rows) if done.cancelled() else done.result()
         failed = False
@@ -265,5 +301,13 @@ class Served:
                 self._answered = now
                 if not asked.left and not asked.done.done():
                     asked.done.set_result(None)
+        self._well = any(not isinstance(value, Exception) for value in found)
         self._meters.note(self.name, batch, failed=failed)
         self._dispatch()
+
+
+def _of_a_row(error: Exception) -> bool:
+    """Whether a row by itself may fare better: not where there is no worker, or where each would take as long again."""
+    if isinstance(error, WorkerLostError):
+        return not error.late
+    return not isinstance(error, PoolClosedError | WorkerStartError)

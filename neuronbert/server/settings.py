@@ -34,6 +34,8 @@ class Settings:
         call_timeout: Seconds that a call may take in a worker until that is ended and replaced.
         health_timeout: Seconds that a call for the health check may take.
         body_timeout: Seconds between two parts of a request's body.
+        whole_body_timeout: Seconds until all of it has arrived.
+        connections: Connections, or requests, at a time.
         grace: Seconds that a server that is told to end is not ready but still answers.
         drain: Seconds that requests in flight then have.
         forwarded_allow_ips: Addresses and networks of proxies, separated by commas, that say for whom they ask.
@@ -52,6 +54,8 @@ class Settings:
     call_timeout: float = 60.0
     health_timeout: float = 5.0
     body_timeout: float = 10.0
+    whole_body_timeout: float = 60.0
+    connections: int = 2048
     grace: float = 5.0
     drain: float = 15.0
     forwarded_allow_ips: str | None = None

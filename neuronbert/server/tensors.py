@@ -7,6 +7,7 @@ protocol/extension_binary_data.md.
 from __future__ import annotations
 
 import struct
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -75,11 +76,8 @@ def split(request: Request, sizes: Sequence[int]) -> list[bytes]:
     rest = request.scope.get(_SPACE, b"")
     if sum(sizes) != len(rest):
         raise Refusal(400, "Validation", f"The tensors have {sum(sizes)} bytes, and after the JSON are {len(rest)}.")
-    parts = []
-    for size in sizes:
-        parts.append(rest[:size])
-        rest = rest[size:]
-    return parts
+    ends = list(accumulate(sizes, initial=0))
+    return [rest[begin:end] for begin, end in pairwise(ends)]
 
 
 def read(datatype: str, content: bytes) -> list[Any]:

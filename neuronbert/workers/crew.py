@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Literal
 
 from neuronbert.errors import NeuronBertError, PoolClosedError, WorkerLostError, WorkerStartError, first_line
-from neuronbert.workers.process import Worker, WorkerEnded
+from neuronbert.workers.process import Worker, WorkerEnded, WorkerLate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,7 +217,9 @@ class Crew:
                 seat.worker, seat.problem = None, problem
                 seat.state = "closed" if self._closing.is_set() else "starting"
                 seat.restarts += not self._closing.is_set()
-        seat.state = "closed"
+        with self._changed:
+            seat.state = "closed"
+            self._changed.notify_all()  # whoever opens it may not know yet that it was closed
 
     def _start(self, seat: _Seat) -> Worker | None:
         worker = None
@@ -284,7 +286,7 @@ class Crew:
         try:
             outputs = worker.run(call.message)
         except WorkerEnded as ended:
-            self._give_back(call, str(ended))
+            self._give_back(call, str(ended), late=isinstance(ended, WorkerLate))
             return str(ended)
         except NeuronBertError as error:
             call.answer.set_exception(error)
@@ -297,14 +299,15 @@ class Crew:
             seat.state, seat.calls = "idle", seat.calls + 1
         return ""
 
-    def _give_back(self, call: _Call, problem: str) -> None:
+    def _give_back(self, call: _Call, problem: str, *, late: bool = False) -> None:
         """Queue a call once more, before all others; unless it has cost enough workers."""
         call.deaths += 1
         with self._changed:
             if not self._closing.is_set() and call.deaths < _DEATHS:
                 self._queue.put(call, first=True)
                 return
-            error = PoolClosedError() if self._closing.is_set() else WorkerLostError(call.name, _DEATHS, problem)
+            lost = WorkerLostError(call.name, _DEATHS, problem, late=late)
+            error = PoolClosedError() if self._closing.is_set() else lost
         call.answer.set_exception(error)
 
     def _refuse_queued(self, error: NeuronBertError) -> None:

@@ -55,6 +55,7 @@ class Pool(Session):
         artifact: A verified artifact.
         workers: How many.
         placement: Which NeuronCore the first one gets; those that follow go to the others.
+        starting: Called with the pool before workers are started: whoever has it may close it while they load.
         timeout: Seconds that a call may take in a worker; one that takes longer is ended. With it, loading may take two
             minutes, or as long as a call if that is more; but as long as it likes where it compiles (TorchNeuron). None
             for as long as they like.
@@ -75,6 +76,7 @@ class Pool(Session):
         *,
         placement: Placement = ANYWHERE,
         timeout: float | None = None,
+        starting: Callable[[Pool], None] | None = None,
     ) -> None:
         if timeout is not None and not (type(timeout) in (int, float) and 0 < timeout <= _LONGEST_TIMEOUT):
             expected = f"more than 0 seconds and at most {_LONGEST_TIMEOUT:.0f}, or left out"
@@ -92,6 +94,8 @@ class Pool(Session):
         ]
         self._crew = Crew(lambda number: process.Worker(plans[number]), workers, one_first=compiling)
         self._close = weakref.finalize(self, self._crew.close)  # at the latest when the interpreter ends
+        if starting:
+            starting(self)
         super().__init__(artifact, _Elsewhere(self._crew))
 
     @classmethod

@@ -33,6 +33,10 @@ class WorkerEnded(Exception):  # noqa: N818  it is caught where calls are given 
     """The worker is no more, or not to be talked to; the message says how that came."""
 
 
+class WorkerLate(WorkerEnded):
+    """It was ended, as it took too long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a worker is started.
@@ -103,7 +107,7 @@ class Worker:
         try:
             wire.send(self.connection, message)
         except TimeoutError:
-            raise WorkerEnded(self._late()) from None
+            raise WorkerLate(self._late()) from None
         except OSError as error:
             raise WorkerEnded(self.how_ended()) from error
         return self._receive()
@@ -112,7 +116,7 @@ class Worker:
         try:
             head, tensors = wire.receive(self.connection)
         except TimeoutError:
-            raise WorkerEnded(self._late()) from None
+            raise WorkerLate(self._late()) from None
         except (EOFError, OSError) as error:
             raise WorkerEnded(self.how_ended()) from error
         except Exception as error:  # an answer that there is no memory for, or that is none

@@ -15,7 +15,9 @@ import pytest
 
 from neuronbert import StaticShape
 from neuronbert.engine import TASKS
+from neuronbert.pieces import MOST_IDS
 from neuronbert.server.guard import OPEN
+from neuronbert.server.routes.huggingface import MOST_CHARACTERS
 from neuronbert.server.settings import Settings
 from tests.support.serving import Process, served
 
@@ -82,6 +84,10 @@ def test_limits_are_the_defaults() -> None:
         "bytes of their requests": settings.limits.size,
         "seconds until an answer": settings.timeout,
         "seconds between parts of a body": settings.body_timeout,
+        "seconds until a body is whole": settings.whole_body_timeout,
+        "connections, or requests, at a time": settings.connections,
+        "token ids that a request has told or decoded": MOST_IDS,
+        "characters of a label, or of the template for it": MOST_CHARACTERS,
         "seconds of a call in a worker": settings.call_timeout,
     }
     assert f"does within {settings.health_timeout:g} seconds" in PAGE

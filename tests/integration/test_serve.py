@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from neuronbert import StaticShape
+from neuronbert.server import process
+from neuronbert.server.settings import Settings
 from tests.support.serving import PATIENCE, Process
 
 SHAPES = (StaticShape(1, 16), StaticShape(4, 16), StaticShape(4, 48))
@@ -80,6 +82,27 @@ def test_the_life_of_a_server(exported: Callable[..., Path], monkeypatch: pytest
         assert next(line for line in asked if line["status"] == 200)["tokens"] > 2
         assert {line["client"] for line in asked} == {"127.0.0.1"}
         assert "s3cret" not in str(server.log)
+
+
+def test_a_server_that_still_loads_ends_when_it_is_told_to(exported: Callable[..., Path]) -> None:
+    with Process(exported("sentence-embedding", *SHAPES), "--grace", "0", ready=False) as server:
+        end = time.monotonic() + PATIENCE
+        while not (loading := workers(server.pid)):
+            assert time.monotonic() < end
+        os.kill(loading[0], signal.SIGSTOP)  # it never gets ready
+        server.send(signal.SIGTERM)
+        assert server.wait(30) == 0
+        assert not Path(f"/proc/{loading[0]}").exists()
+        assert not any(line["event"] == "ready" for line in server.log)
+        assert server.rest == []
+
+
+def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int | None] = []
+    monkeypatch.setattr(process, "_log_as_json", lambda: None)
+    monkeypatch.setattr(process._Server, "run", lambda self, sockets: found.append(self.config.limit_concurrency))
+    process.run({}, Settings(port=0, connections=7))
+    assert found == [7]
 
 
 class Collector(BaseHTTPRequestHandler):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ import numpy as np
 import pytest
 
 from neuronbert import StaticShape
-from neuronbert.errors import DeviceRunError, PoolClosedError
+from neuronbert.errors import DeviceRunError, PoolClosedError, WorkerLostError, WorkerStartError
 from neuronbert.server.exchange import Site
-from neuronbert.server.scheduler import Limits
-from neuronbert.server.served import Served
+from neuronbert.server.scheduler import Batch, Limits, Request, Row
+from neuronbert.server.served import Served, Times, _Asked, _Slot
 from tests.support.serving import served
 
 KEY = {"authorization": "Bearer s3cret"}
@@ -81,6 +82,12 @@ def embed(client: httpx.Client, *texts: str) -> httpx.Response:
     return client.post("/embed", json={"inputs": list(texts)})
 
 
+def failures(client: httpx.Client) -> dict[str, float]:
+    """How many there were, by kind."""
+    found = re.findall(r'^te_request_failure{err="(\w+)"} (\S+)$', client.get("/metrics").text, flags=re.MULTILINE)
+    return {kind: float(number) for kind, number in found}
+
+
 def test_answers_go_to_who_asked(client: httpx.Client) -> None:
     texts = [f"{'word ' * (number % 40)}number {number}" for number in range(60)]
     several_each = [
@@ -113,6 +120,7 @@ def test_too_many_are_refused_at_once_and_the_others_answered(client: httpx.Clie
 def test_what_a_client_has_left_does_not_run(
     client: httpx.Client, model: Served, gate: Gate, server: tuple[str, Site]
 ) -> None:
+    before = failures(client)
     with ThreadPoolExecutor(2) as several:
         running = [several.submit(embed, client, f"runs {number}") for number in range(2)]
         wait_until(lambda: model.held.rows == 2)
@@ -128,17 +136,45 @@ def test_what_a_client_has_left_does_not_run(
         gate.open.set()
         assert [answer.result().status_code for answer in running] == [200, 200]
     assert "left" not in gate.texts
+    assert failures(client)["dropped"] == before.get("dropped", 0) + 1
+    assert failures(client).get("overloaded") == before.get("overloaded")
+
+
+def test_tokenizing_alone_has_the_same_limits(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = threading.Event()
+    tokens, decode = model.engine.texts.tokens, model.engine.texts.decode
+
+    def wait(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **options: (hanging.wait(PATIENCE), function(*given, **options))[1]
+
+    monkeypatch.setattr(model.engine.texts, "tokens", wait(tokens))
+    monkeypatch.setattr(model.engine.texts, "decode", wait(decode))
+    monkeypatch.setattr(model, "_settings", replace(model._settings, timeout=1.0))
+    asked: list[tuple[str, dict[str, Any]]] = [("/tokenize", {"inputs": ["a"] * 6}), ("/decode", {"ids": [[7]] * 6})]
+    with ThreadPoolExecutor(2) as several:
+        late = [several.submit(client.post, path, json=body) for path, body in asked]
+        wait_until(lambda: model.held.rows == 12)
+        assert [client.post(path, json=body).status_code for path, body in asked] == [429, 429]
+        assert [answer.result().status_code for answer in late] == [504, 504]
+    hanging.set()
+    monkeypatch.undo()
+    assert client.post("/tokenize", json={"inputs": "a"}).status_code == 200
 
 
 def test_what_is_late_does_not_run(
     client: httpx.Client, model: Served, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = failures(client)
     monkeypatch.setattr(model, "_settings", replace(model._settings, timeout=1.0))
     with ThreadPoolExecutor(3) as several:
         late = [several.submit(embed, client, f"late {number}") for number in range(3)]
         responses = [answer.result() for answer in late]
     assert [response.status_code for response in responses] == [504] * 3
     assert all(response.headers["retry-after"] for response in responses)
+    assert failures(client)["timeout"] == before.get("timeout", 0) + 3
+    assert failures(client).get("overloaded") == before.get("overloaded")
     assert sum(model.waiting.values()) == 0
     monkeypatch.undo()
     gate.open.set()
@@ -165,6 +201,50 @@ def test_a_row_that_fails_fails_alone(client: httpx.Client, model: Served, monke
     failed = answers["poison"].result().json()
     assert failed["error_type"] == "Backend"
     assert "/dev" not in failed["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (DeviceRunError("no"), 5),
+        (WorkerLostError("4x16", 2, "was ended by SIGKILL", late=False), 5),
+        (WorkerLostError("4x16", 2, "gave no answer in 60 s", late=True), 1),
+        (WorkerStartError(0, "was ended by SIGKILL"), 1),
+    ],
+)
+def test_rows_run_alone_only_where_that_may_help(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch, error: Exception, calls: int
+) -> None:
+    sizes: list[int] = []
+
+    def fail(_shape: StaticShape, pieces: Any) -> list[Any]:
+        sizes.append(len(pieces))
+        raise error
+
+    def run(batch: Any, slots: int) -> list[Any]:
+        rows = [Row(Request("a", 1, 1), _Slot(_Asked(Future(), 1, Times()), [0]), 16, (0, n)) for n in range(slots)]  # type: ignore[arg-type]
+        return model._run(replace(batch, rows=tuple(rows)))
+
+    monkeypatch.setattr(model.engine, "run", fail)
+    assert run(Batch(StaticShape(4, 16), (), 0.0), 4) == [error] * 4
+    assert len(sizes) == calls
+
+
+def test_rows_of_who_has_left_are_not_run_alone(
+    client: httpx.Client, model: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def fail(_shape: StaticShape, pieces: Any) -> list[Any]:
+        sizes.append(len(pieces))
+        raise DeviceRunError("no")
+
+    monkeypatch.setattr(model.engine, "run", fail)
+    left, here = _Asked(Future(), 3, Times()), _Asked(Future(), 1, Times())  # type: ignore[arg-type]
+    left.done.cancel()
+    rows = [Row(Request("a", 1, 1), _Slot(asked, [0]), 16, (0, 0)) for asked in (left, left, here, left)]  # type: ignore[arg-type]
+    model._run(Batch(StaticShape(4, 16), tuple(rows), 0.0))
+    assert sizes == [4, 1]
 
 
 def test_what_nobody_expected_is_logged_and_not_told(
@@ -214,6 +294,27 @@ def test_a_worker_that_hangs_is_unhealthy_in_time(
     wait_until(lambda: client.get("/health").status_code == 200)
 
 
+def test_a_long_call_after_an_answer_is_life_until_its_time_is_up(
+    client: httpx.Client, model: Served, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_settings", replace(model._settings, health_timeout=0.1))
+    hanging = threading.Event()
+    monkeypatch.setattr(model.engine, "probe", lambda: hanging.wait(PATIENCE))  # it would wait behind the call
+    gate.open.set()
+    assert embed(client, "a").status_code == 200
+    gate.open.clear()
+    with ThreadPoolExecutor(1) as several:
+        flying = several.submit(embed, client, "b")
+        wait_until(lambda: bool(model._running))
+        time.sleep(1.0)
+        assert client.get("/health").status_code == 200
+        monkeypatch.setattr(model, "_settings", replace(model._settings, call_timeout=0.5))
+        assert client.get("/health").status_code == 503
+        gate.open.set()
+        assert flying.result().status_code == 200
+    hanging.set()
+
+
 def test_a_key_is_asked_for_but_of_probes(server: tuple[str, Site]) -> None:
     with httpx.Client(base_url=server[0]) as stranger:
         for given in ({}, {"authorization": "Bearer s3cre"}, {"authorization": "s3cret"}, {"authorization": b"\xff"}):
@@ -231,6 +332,24 @@ def test_a_body_that_does_not_arrive_is_given_up(server: tuple[str, Site], monke
     with socket.create_connection((host, int(port)), PATIENCE) as slow:
         slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_trickles_is_given_up(server: tuple[str, Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    short = replace(server[1].settings, body_timeout=PATIENCE, whole_body_timeout=0.5)
+    monkeypatch.setattr(server[1], "settings", short)
+    host, port = server[0].removeprefix("http://").split(":")
+    head = f"POST /embed HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY['authorization']}\r\n"
+    with socket.create_connection((host, int(port)), PATIENCE) as slow:
+        slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n{{".encode())
+        slow.settimeout(0.1)
+        for _ in range(100):
+            try:
+                answer = slow.recv(1000)
+            except TimeoutError:
+                slow.sendall(b" ")
+            else:
+                break
+        assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 def test_while_it_ends_it_answers_but_is_not_ready(client: httpx.Client, server: tuple[str, Site]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi import Request
 
 from neuronbert import Predictor, StaticShape
-from neuronbert.server import exchange
+from neuronbert.server import exchange, tensors
 from neuronbert.server.exchange import as_json
 from tests.conftest import save_tiny
 from tests.support.serving import served
@@ -25,6 +26,7 @@ TEXTS = ["Bread.", "A man is playing a guitar on the street.", "It rains in Lond
 QUESTION = {"question": "Who?", "context": "It was Ada who wrote the first program, long ago. " * 8}
 JSON = {"content-type": "application/json"}
 SIMILAR = {"source_sentence": "bread", "sentences": TEXTS}
+PARTS = ("count", "success", "failure")
 TASKS = {
     "embed": "sentence-embedding",
     "features": "feature-extraction",
@@ -200,6 +202,22 @@ def test_tokenize_and_decode(client: httpx.Client) -> None:
     assert kept[1] == "hello world"
 
 
+def test_tokens_within_bounds(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "200002 token ids" in refused(client, "/tokenize", 422, inputs="a " * 200_000)["error"]
+    assert "100001 token ids" in refused(client, "/decode", 422, ids=[7] * 100_001)["error"]
+    threads: list[str] = []
+
+    def watched(content: object) -> bytes:
+        threads.append(threading.current_thread().name)
+        return as_json(content)
+
+    monkeypatch.setattr(exchange, "as_json", watched)
+    post(client, "/tokenize", inputs=TEXTS[:1])
+    post(client, "/decode", ids=[7])
+    assert len(threads) == 2
+    assert not any("MainThread" in name or "Thread-" in name for name in threads)
+
+
 def test_headers_say_what_it_took(client: httpx.Client) -> None:
     response = client.post("/embed", json={"inputs": TEXTS}, headers={"x-request-id": "mine"})
     assert response.headers["x-request-id"] == "mine"
@@ -271,6 +289,13 @@ class TestHuggingFace:
         twice = post(client, "/", model="fill", inputs="[MASK] and [MASK]")
         assert [len(mask) for mask in twice] == [5, 5]
 
+    def test_masks_within_bounds(self, client: httpx.Client) -> None:
+        text = "[MASK] " * 40
+        asked = {"model": "fill", "inputs": [text] * 8}
+        body = refused(client, "/", 422, **asked, parameters={"top_k": 100})
+        assert "100 texts for each mask take 1344000 token ids" in body["error"]
+        assert len(post(client, "/", **asked, parameters={"top_k": 1})) == 8
+
     def test_zero_shot(self, client: httpx.Client, replies: Callable[..., Any]) -> None:
         labels = ["weather", "music"]
         rows = [{"text": TEXTS[1], "text_pair": f"This example is {label}."} for label in labels]
@@ -282,6 +307,15 @@ class TestHuggingFace:
             assert next(item["score"] for item in found if item["label"] == label) == pytest.approx(expected, abs=1e-5)
         alone = post(client, "/", model="entail", inputs=TEXTS[1], parameters={"candidate_labels": labels})
         assert sum(item["score"] for item in alone) == pytest.approx(1)
+
+    @pytest.mark.parametrize(
+        ("template", "label"),
+        [("no label", "a"), ("{} or {}", "a"), ("{}" * 10_000, "a"), ("{}" + "a" * 1000, "a"), ("{}", "a" * 1001)],
+    )
+    def test_zero_shot_within_bounds(self, client: httpx.Client, template: str, label: str) -> None:
+        parameters = {"candidate_labels": [label], "hypothesis_template": template}
+        body = refused(client, "/", 422, model="entail", inputs="a", parameters=parameters)
+        assert "hypothesis_template" in body["error"] or "candidate_labels" in body["error"]
 
     def test_sagemaker_asks_the_same(self, client: httpx.Client) -> None:
         assert client.get("/ping").status_code == 200
@@ -365,11 +399,40 @@ class TestOpenInference:
             [tensor("text", TEXTS[:1]), tensor("input_ids", [[1]])],
             [tensor("attention_mask", [[1]])],
             [tensor("input_ids", [[1]]), tensor("attention_mask", [[0]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[1]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[1, 1, 1]])],
+            [tensor("input_ids", [[1, 2, 3]]), tensor("attention_mask", [[1, 0, 1]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[0, 1]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[2, 0]])],
+            [tensor("input_ids", [[1, 2]]), tensor("attention_mask", [[1 << 40, 0]])],
             [{**tensor("input_ids", [[1, 2]]), "data": [[[1, 2]]]}],
         ],
     )
     def test_refusals(self, client: httpx.Client, inputs: list[Any]) -> None:
         assert set(self.infer(client, "features", *inputs, status=400)) == {"error"}
+
+    def test_an_id_that_cannot_be_told_again_is_refused(self, client: httpx.Client) -> None:
+        content = b'{"id": "\\ud800", "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}'
+        response = client.post("/v2/models/embed/infer", content=content, headers=JSON)
+        assert (response.status_code, "id" in response.json()["error"]) == (422, True)
+
+    def test_names_are_looked_at_before_bytes(self, client: httpx.Client) -> None:
+        unread = {"name": "nothing", "shape": [1], "datatype": "BYTES"}
+        assert "inputs are called" in self.infer(client, "embed", *[unread] * 50, status=400)["error"]
+
+
+def test_tensors_are_copied_once() -> None:
+    copied = []
+
+    class Watched(bytes):
+        def __getitem__(self, place: Any) -> Any:
+            part = Watched(super().__getitem__(place))
+            copied.append(len(part))
+            return part
+
+    request = Request({"type": "http", tensors._SPACE: Watched(range(100))})
+    assert tensors.split(request, [3, 0, 90, 7]) == [bytes(range(3)), b"", bytes(range(3, 93)), bytes(range(93, 100))]
+    assert sum(copied) == 100
 
 
 @pytest.mark.parametrize(
@@ -460,12 +523,17 @@ def test_meters(client: httpx.Client) -> None:
     post(client, "/embed", inputs=TEXTS)
     post(client, "/embed", inputs=TEXTS[0])
     refused(client, "/embed", 400, inputs=[])
+    refused(client, "/embed", 422)
+    refused(client, "/embed", 404, inputs="a", model="nothing")
     after = read()
     moved = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
     assert moved['te_request_count{method="batch"}'] == 2  # the empty one among them
     assert moved['te_request_success{method="batch"}'] == 1
     assert moved['te_request_success{method="single"}'] == 1
     assert moved['te_request_failure{err="empty"}'] == 1
+    assert moved['te_request_count{method="unread"}'] == 2
+    of = {name: sum(moved[each] for each in moved if each.startswith(f"te_request_{name}{{")) for name in PARTS}
+    assert of["count"] == of["success"] + of["failure"] == 5
     assert moved["te_request_duration_count"] == 2
     assert sum(value for name, value in moved.items() if name.startswith("neuronbert_rows_total")) == 4
     assert after["te_queue_size"] == 0

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from neuronbert import StaticShape
 from neuronbert.errors import OverloadedError, RequestTooLargeError
+from neuronbert.server import scheduler
 from neuronbert.server.scheduler import Batch, Limits, Request, Row, Scheduler
 
 SHAPES = [StaticShape(size, length) for length in (16, 64) for size in (1, 2, 4)] + [StaticShape(4, 128)]
@@ -38,6 +39,8 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(scheduler, "_SLACK", 1)  # so that a few rows are enough for a sweep
         self.scheduler = Scheduler(SHAPES, LIMITS)
         self.now = 0.0
         self.admitted: list[Request] = []
@@ -112,6 +115,7 @@ class Life(RuleBasedStateMachine):
         assert 1 <= self.scheduler.seconds_behind() <= 60
 
     def teardown(self) -> None:
+        self.patch.undo()
         for request in self.admitted:
             self.end(self.scheduler.cancel(request))
         while batch := self.scheduler.take(self.now):
@@ -184,6 +188,18 @@ def test_what_is_late_or_left_does_not_run() -> None:
     assert [row.request for row in scheduler.cancel(left)] == [left]
     assert scheduler.cancel(left) == []
     assert [row.request for batch in drained(scheduler) for row in batch.rows] == [kept]
+
+
+@pytest.mark.parametrize("rows", [32, 100, 170])
+def test_many_rows_that_leave_at_once_take_no_other_along(rows: int) -> None:
+    scheduler = Scheduler(SHAPES, Limits())
+    leaving = [queued(scheduler, f"leaving-{number}", *[10] * rows) for number in range(510 // rows - 1)]
+    kept = queued(scheduler, "kept", *[10] * 12)
+    for number, request in enumerate(leaving, start=1):
+        assert len(scheduler.cancel(request)) == rows
+        assert scheduler.waiting[16] == (len(leaving) - number) * rows + 12
+    assert [row.request for batch in drained(scheduler) for row in batch.rows] == [kept] * 12
+    assert scheduler.held == Limits(0, 0, 0)
 
 
 def test_what_left_while_it_was_tokenized_never_waits() -> None:

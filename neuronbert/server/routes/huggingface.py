@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["huggingface"])
 
 
+MOST_CHARACTERS: Final = 1000
+"""Of a label, or of the template that it is put into."""
+Label = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+
+
 class QuestionInputs(BaseModel):
     """A question, and the text that its answer stands in."""
 
@@ -47,9 +52,9 @@ class Parameters(BaseModel):
     top_k: Annotated[int, Field(ge=1, le=MOST_CANDIDATES)] | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     aggregation_strategy: Literal["simple"] = "simple"
-    candidate_labels: Annotated[list[str], Field(min_length=1)] | None = None
+    candidate_labels: Annotated[list[Label], Field(min_length=1)] | None = None
     multi_label: bool = False
-    hypothesis_template: str = "This example is {}."
+    hypothesis_template: Label = "This example is {}."
     raw_scores: bool = False
     return_text: bool = False
 
@@ -156,8 +161,8 @@ async def _zero_shot(exchange: Exchange, model: Served, texts: list[str], given:
     if entails is None or len(texts) != 1:
         said = "The model has no label for entailment." if entails is None else "Give one text with candidate labels."
         raise Refusal(424 if entails is None else 422, "Validation", said)
-    if "{}" not in given.hypothesis_template:
-        raise Refusal(422, "Validation", "`hypothesis_template` must hold {} where the label belongs")
+    if given.hypothesis_template.count("{}") != 1:
+        raise Refusal(422, "Validation", "`hypothesis_template` must hold {} once, where the label belongs")
     labels = given.candidate_labels or []
     exchange.count(len(labels))
     rows = [{"text": texts[0], "text_pair": given.hypothesis_template.replace("{}", label)} for label in labels]
@@ -196,9 +201,9 @@ async def _answer(exchange: Exchange, model: Served, asked: Inference, _given: P
 async def _fill(exchange: Exchange, model: Served, asked: Inference, given: Parameters) -> Any:
     texts = _texts(asked)
     exchange.count(len(texts))
-    found = await exchange.ask(model, [{"text": text} for text in texts], "masks", "refuse")
     fill, most = model.engine.texts.fill, given.top_k or 5
-    filled = await model.tokenizing(lambda: [[fill(mask, most) for mask in masks] for masks in found])
+    rows = [{"text": text} for text in texts]
+    filled = await exchange.ask(model, rows, "masks", "refuse", lambda found: fill(found, most))
     replies = [masks[0] if len(masks) == 1 else masks for masks in filled]
     return replies[0] if isinstance(asked.inputs, str) else replies
 

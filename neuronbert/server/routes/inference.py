@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from neuronbert._version import __version__
+from neuronbert.answers import check_encodable
 from neuronbert.pieces import IDS
 from neuronbert.server import scores, tensors
 from neuronbert.server.exchange import EMBEDDING, Exchange, Open, as_json
@@ -33,6 +34,8 @@ router = APIRouter(
 VERSION: Final = "1"
 _MOST: Final = 1 << 20
 """Values of a tensor."""
+_CANDIDATES: Final = 5
+"""Tokens that are told for a mask."""
 _TEXTS: Final = ("text", "text_pair")
 _TENSORS: Final = ("input_ids", "attention_mask")
 _SIZE: Final = "binary_data_size"
@@ -118,10 +121,16 @@ async def infer(asked: Infer, request: Request, exchange: Open, name: str, versi
     """What a model gives for tensors."""
     model = _find(exchange, name, version)
     output = _output(model)
+    if asked.id is not None:
+        check_encodable("id", asked.id)  # it is told again, when everything has run
     for wanted in asked.outputs or ():
         if wanted.name != output:
             raise Refusal(400, "Validation", f"The model's output is called {output}.")
-    rows = _rows(model, _filled(request, asked.inputs))
+    names = _names(model)
+    given = {tensor.name for tensor in asked.inputs}
+    if not given or len(given) < len(asked.inputs) or not given <= set(names):
+        raise Refusal(400, "Validation", f"The model's inputs are called {', '.join(names)}: each once.")
+    rows = _rows(_filled(request, asked.inputs))
     exchange.count(len(rows))
     data = await _outputs(exchange, model, rows)
     texts = output == "answer"
@@ -167,23 +176,21 @@ async def _outputs(exchange: Exchange, model: Served, rows: list[dict[str, Any]]
     if task == "text-classification":
         return scores.finite(np.stack(await exchange.ask(model, rows, "logits", exchange.cut(None))))
     want: Want = "masks" if task == "fill-mask" else "reading"
-    found = await exchange.ask(model, rows, want, "refuse" if want == "masks" else "windows")
     if want == "masks":
         fill = model.engine.texts.fill
-        found = await model.tokenizing(lambda: [[fill(mask, 5) for mask in masks] for masks in found])
+        found = await exchange.ask(model, rows, want, "refuse", lambda found: fill(found, _CANDIDATES))
+    else:
+        found = await exchange.ask(model, rows, want, "windows")
     return [as_json(reply).decode() for reply in found]
 
 
-def _rows(model: Served, inputs: Sequence[Tensor]) -> list[dict[str, Any]]:
+def _rows(inputs: Sequence[Tensor]) -> list[dict[str, Any]]:
     """Rows of what tensors hold, all of them as many.
 
     Raises:
         Refusal: the model doesn't take them.
     """
     given = {tensor.name: _values(tensor) for tensor in inputs}
-    names = _names(model)
-    if not given or len(given) < len(inputs) or not given.keys() <= set(names):
-        raise Refusal(400, "Validation", f"The model's inputs are called {', '.join(names)}: each once.")
     if len({len(rows) for rows in given.values()}) > 1:
         raise Refusal(400, "Validation", "The inputs have different numbers of rows.")
     if "input_ids" in given and given.keys() <= set(_TENSORS):
@@ -195,10 +202,14 @@ def _rows(model: Served, inputs: Sequence[Tensor]) -> list[dict[str, Any]]:
 
 
 def _unmasked(ids: list[int], mask: list[int] | None) -> list[int]:
-    kept = ids if mask is None else [number for number, attended in zip(ids, mask, strict=False) if attended]
-    if not kept:
-        raise Refusal(400, "Validation", "A row of input_ids is masked out altogether.")
-    return kept
+    if mask is None:
+        return ids
+    if len(mask) != len(ids):
+        raise Refusal(400, "Validation", "`attention_mask` must have the shape of `input_ids`.")
+    size = mask.count(1)
+    if not size or mask != [1] * size + [0] * (len(ids) - size):
+        raise Refusal(400, "Validation", "A row of `attention_mask` must be ones, at least one, and then zeros.")
+    return ids[:size]
 
 
 def _values(tensor: Tensor) -> list[Any]:

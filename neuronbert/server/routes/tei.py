@@ -13,7 +13,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from neuronbert._version import __version__
-from neuronbert.pieces import IDS, MOST_DECODED
+from neuronbert.pieces import IDS
 from neuronbert.server import scores
 from neuronbert.server.exchange import EMBEDDING, Exchange, Open, as_json, as_long_json
 from neuronbert.server.refusals import Refusal
@@ -171,8 +171,9 @@ async def tokenize(asked: Tokenize, exchange: Open) -> Response:
     rows = prompted(model, texts, asked.prompt_name)
     exchange.characters = sum(map(len, texts))
     given = [row["text"] for row in rows]
-    found = await model.tokenizing(lambda: model.engine.texts.tokens(given, special=asked.add_special_tokens))
-    return exchange.reply(found)
+    special = asked.add_special_tokens
+    found = await exchange.convert(model, lambda: model.engine.texts.tokens(given, special=special))
+    return exchange.reply(await as_long_json(found))
 
 
 @router.post("/decode", response_model=list[str])
@@ -182,10 +183,9 @@ async def decode(asked: Decode, exchange: Open) -> Response:
     many = isinstance(asked.ids[0], list) if asked.ids else True
     lists: Any = asked.ids if many else [asked.ids]
     exchange.count(len(lists))
-    if sum(map(len, lists)) > MOST_DECODED:
-        raise Refusal(422, "Validation", f"`ids` must have at most {MOST_DECODED} in all")
     skip = asked.skip_special_tokens
-    return exchange.reply(await model.tokenizing(lambda: model.engine.texts.decode(lists, skip_special=skip)))
+    found = await exchange.convert(model, lambda: model.engine.texts.decode(lists, skip_special=skip))
+    return exchange.reply(await as_long_json(found))
 
 
 @router.get("/info", response_model=dict[str, Any])
