@@ -115,7 +115,7 @@ def test_positions_that_leave_padding_out_are_counted_in_fp32(tmp_path):
     model = loaded.head.model
     encoder = install(copy.deepcopy(model))
     batch = {"input_ids": torch.randint(5, 99, (4, 20)), "attention_mask": torch.ones(4, 20, dtype=torch.int64)}
-    found, _ = calibrate(encoder, [batch], "max", percentile=100, progress=lambda _: None)
+    found, _, _ = calibrate(encoder, [batch], "max", percentile=100, progress=lambda _: None)
     convert(model, found)
     head = install(model, INTEGERS)
     ids = torch.randint(5, 99, (2, 20))
