@@ -33,8 +33,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Export, validate and run a real checkpoint in out/demo
 	@$(BIN)/python scripts/demo.py $(DEMO)
 
-test: $(READY) ## Run the whole test-suite: three processes for two cores, as some of them wait
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+test: $(READY) ## Run the whole test-suite, on two cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: lint types imports test ## Everything that CI runs
 
