@@ -34,7 +34,7 @@ demo: $(READY) ## Export, validate and run a real checkpoint in out/demo
 	@$(BIN)/python scripts/demo.py $(DEMO)
 
 test: $(READY) ## Run the whole test-suite, on two cores
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: lint types imports test ## Everything that CI runs
 
