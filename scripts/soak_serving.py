@@ -9,9 +9,9 @@ Prints what was found as JSON; the exit code is 1 if something of it must not be
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
+import uvloop
 from bench_serving import prepared
 from bench_tools import Models
 from soak_mixed import Mixed
@@ -39,6 +40,8 @@ OPTIONS: Final = {"overload": (), "mixed": ("--workers", "2", "--timeout", "300"
 def main() -> int:
     """Make the load, print what was found, and say whether all of it may be."""
     options = _options()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file, here and in the server
     with tempfile.TemporaryDirectory(prefix="neuronbert-soak-") as folder:
         models = Models(Path(folder), Path(), Path(), 2, 0.0)
         texts, artifact = prepared(models, LENGTHS, SIZES)
@@ -47,9 +50,9 @@ def main() -> int:
         expected = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         with Server(artifact, Path(folder) / "log", OPTIONS[options.load]) as server:
             found: dict[str, Any] = (
-                asyncio.run(overload(server, texts, expected, options.seconds))
+                uvloop.run(overload(server, texts, expected, options.seconds))
                 if options.load == "overload"
-                else asyncio.run(Mixed(server, texts, expected, options.seconds).run())
+                else uvloop.run(Mixed(server, texts, expected, options.seconds).run())
             )
     print(json.dumps(found, indent=2))
     return 0 if found["kept"] else 1

@@ -9,22 +9,23 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as RoutingError
 
 from neuronbert._version import __version__
 from neuronbert.errors import NeuronBertError
-from neuronbert.server.exchange import ROWS, Site, as_json
+from neuronbert.server.exchange import Site
 from neuronbert.server.guard import NOTES, OPEN, Guard
 from neuronbert.server.meters import Meters
-from neuronbert.server.refusals import Refusal, body, refused
+from neuronbert.server.refusals import Refusal, refused
 from neuronbert.server.routes import cohere, huggingface, inference, openai, operations, tei
 from neuronbert.server.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from fastapi import Response
     from fastapi.telemetry import TelemetryConfig
     from starlette.types import ASGIApp
 
@@ -97,14 +98,8 @@ async def _load(site: Site, started: Callable[[Exception | None], None]) -> None
 
 
 def _answered(request: Request, refusal: Refusal) -> Response:
-    if request.method == "POST":
-        meters = request.app.state.site.meters
-        meters.failures.labels(refusal.meter).inc()
-        if ROWS not in request.scope[NOTES]:
-            meters.requests.labels("unread").inc()  # before it was known how many texts it has
-    headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
-    content = as_json(body(request.url.path, refusal))
-    return Response(content, refusal.status, headers=headers, media_type="application/json")
+    site: Site = request.app.state.site
+    return site.refuse(request.scope, refusal)
 
 
 async def _refuse(request: Request, refusal: Any) -> Response:

@@ -17,12 +17,14 @@ from fastapi import Depends, Request, Response
 from opentelemetry import trace
 
 from neuronbert.server.guard import NOTES
-from neuronbert.server.refusals import Refusal, unserved
+from neuronbert.server.refusals import Refusal, body, unserved
 from neuronbert.server.served import Answers, Question, Served
 from neuronbert.server.tensors import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
+
+    from starlette.types import Scope
 
     from neuronbert.pieces import Cut, Want
     from neuronbert.server.meters import Meters
@@ -60,6 +62,23 @@ class Site:
     def ready(self) -> bool:
         """Whether requests should be sent here."""
         return not self.ending and all(model.ready for model in self.models.values())
+
+    @property
+    def seconds_behind(self) -> int | None:
+        """Where no model has room for another row: whole seconds until one has worked off what it holds."""
+        if not all(model.full for model in self.models.values()):
+            return None
+        return min(model.seconds_behind for model in self.models.values())
+
+    def refuse(self, scope: Scope, refusal: Refusal) -> Response:
+        """What a request is answered that isn't answered as it wants to be; it is counted."""
+        if scope["method"] == "POST":
+            self.meters.failures.labels(refusal.meter).inc()
+            if ROWS not in scope[NOTES]:
+                self.meters.requests.labels("unread").inc()  # before it was known how many texts it has
+        headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
+        content = as_json(body(scope["path"], refusal))
+        return Response(content, refusal.status, headers=headers, media_type="application/json")
 
     async def healthy(self) -> bool:
         """Whether every model's workers answer: a call goes through one, unless one was answered in the last second."""

@@ -1,7 +1,8 @@
 """What every request passes before its route, and its answer after.
 
-Owns: Guard: the API key, the time that a body may take, request ids, the log line, and that nothing unexpected is told
-to a client. Knows nothing of routes but for those that are open to everybody.
+Owns: Guard: the API key, that nothing is read while there is no room, the time that a body may take, request ids, the
+log line, and that nothing unexpected is told to a client. Knows nothing of routes but for those that are open to
+everybody.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from fastapi import HTTPException
+
+from neuronbert.errors import OverloadedError
+from neuronbert.server.refusals import refused
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,10 +61,13 @@ class Guard:
         begun = monotonic()
         scope[NOTES] = {}
         try:
-            if self._admits(scope, headers):
-                await self._app(scope, self._timed(receive), answer)
-            else:
+            if not self._admits(scope, headers):
                 await answer.empty(401)
+            elif (seconds := self._seconds_behind(scope)) is not None:
+                refusal = refused(OverloadedError(seconds))
+                await self._site.refuse(scope, refusal)(scope, receive, answer)
+            else:
+                await self._app(scope, self._timed(receive), answer)
         except asyncio.CancelledError:  # the server ends, and doesn't wait any longer
             if answer.begun:
                 raise
@@ -75,6 +82,10 @@ class Guard:
         if self._key is None or scope["path"] in OPEN or (scope["path"] == "/" and scope["method"] == "GET"):
             return True
         return hmac.compare_digest(headers.get(b"authorization", b""), self._key)
+
+    def _seconds_behind(self, scope: Scope) -> int | None:
+        # Beyond what it can answer, a server has no time to read what it will refuse.
+        return self._site.seconds_behind if scope["method"] == "POST" else None
 
     def _timed(self, receive: Receive) -> Receive:
         settings = self._site.settings

@@ -128,6 +128,12 @@ class Scheduler:
         return self._held
 
     @property
+    def full(self) -> bool:
+        """Whether there is no room for any row: a limit is reached."""
+        held, limits = self._held, self._limits
+        return held.rows >= limits.rows or held.tokens >= limits.tokens or held.size >= limits.size
+
+    @property
     def waiting(self) -> dict[int, int]:
         """How many rows wait, by the length of their programs."""
         return {length: len(queue) for length, queue in self._queues.items()}

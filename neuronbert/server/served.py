@@ -126,6 +126,16 @@ class Served:
         return self._scheduler.waiting
 
     @property
+    def full(self) -> bool:
+        """Whether there is no room for any row now."""
+        return self._scheduler.full
+
+    @property
+    def seconds_behind(self) -> int:
+        """Whole seconds that what is held takes."""
+        return self._scheduler.seconds_behind()
+
+    @property
     def held(self) -> Limits:
         """What is admitted and has not ended."""
         return self._scheduler.held

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -115,6 +116,41 @@ def test_too_many_are_refused_at_once_and_the_others_answered(client: httpx.Clie
     too_many = embed(client, *["a"] * 13)
     assert too_many.status_code == 413
     assert "12" in too_many.json()["error"]
+
+
+def test_where_there_is_no_room_nothing_is_read(
+    client: httpx.Client, model: Served, gate: Gate, server: tuple[str, Site]
+) -> None:
+    before = failures(client).get("overloaded", 0)
+    host, port = server[0].removeprefix("http://").split(":")
+    head = "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n{key}\r\n"
+    key = f"Authorization: {KEY['authorization']}\r\n"
+    with ThreadPoolExecutor(12) as several:
+        accepted = [several.submit(embed, client, f"text {number}") for number in range(12)]
+        wait_until(lambda: model.held.rows == 12)
+        for path, said, status, message in (
+            ("/embed", key, b" 429 ", b'"error_type":"Overloaded"'),
+            ("/v1/embeddings", key, b" 429 ", b'"type":"Overloaded"'),
+            ("/embed", "", b" 401 ", b""),
+        ):
+            with socket.create_connection((host, int(port)), timeout=PATIENCE) as waiting:
+                waiting.sendall(head.format(path=path, key=said).encode())
+                answer = waiting.recv(1 << 16)  # long before the body
+                assert status in answer.splitlines()[0]
+                assert message in answer
+                assert (b"retry-after: 1" in answer) is (b"429" in status)
+        assert client.get("/info").status_code == 200
+        gate.open.set()
+        assert [answer.result().status_code for answer in accepted] == [200] * 12
+    assert failures(client)["overloaded"] == before + 2
+
+
+def test_a_model_with_room_keeps_the_others_from_closing_the_server(server: tuple[str, Site]) -> None:
+    full, behind = SimpleNamespace(full=True, seconds_behind=7), SimpleNamespace(full=True, seconds_behind=3)
+    roomy = SimpleNamespace(full=False, seconds_behind=1)
+    models: Any
+    for models, expected in (({"a": full, "b": roomy}, None), ({"a": full, "b": behind}, 3)):
+        assert replace(server[1], models=models).seconds_behind == expected
 
 
 def test_what_a_client_has_left_does_not_run(
