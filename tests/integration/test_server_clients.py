@@ -22,6 +22,7 @@ from tests.support.serving import served
 
 SHAPES = (StaticShape(4, 16), StaticShape(4, 48))
 TEXTS = ["Bread.", "A man is playing a guitar on the street.", "It rains in London, said Ada Lovelace."]
+FRAMEWORKS = os.environ.get("NEURONBERT_FRAMEWORKS_PYTHON")
 BINARY = {"parameters": {"binary_data_output": True}}
 
 
@@ -154,24 +155,20 @@ def test_bytes_that_are_no_tensors_are_refused(url: str, inputs: list[Any], tail
     assert response.json()["error"]
 
 
-WIRE = json.loads((Path(__file__).parent / "client_requests.json").read_text(encoding="utf-8"))
-"""What clients with dozens of dependencies sent on 2026-11-21 (docs/decisions.md)."""
-
-
-@pytest.mark.parametrize("name", WIRE)
-def test_requests_as_they_were_sent(url: str, vectors: np.ndarray, name: str) -> None:
-    sent = WIRE[name]
-    response = httpx.post(f"{url}{sent['path']}", content=sent["body"].encode(), headers=sent["headers"], timeout=60)
-    assert response.status_code == 200, response.text
-    found = response.json()
-    given = json.loads(sent["body"])
-    if sent["path"] == "/rerank":
-        assert [(rank["index"], rank["score"]) for rank in found] == ranks(url, given["query"], given["texts"])
-        return
-    expected = httpx.post(f"{url}/embed", json={"inputs": given["inputs"]}, timeout=60).json()
-    values = np.array(found) / np.linalg.norm(found, axis=1, keepdims=True)
-    assert np.allclose(values, expected, atol=1e-5)
-    assert len(values) == (len(given["inputs"]) if isinstance(given["inputs"], list) else 1)
+@pytest.mark.skipif(FRAMEWORKS is None, reason="these clients take an environment of their own: make test")
+def test_llama_index_and_haystack(url: str, vectors: np.ndarray) -> None:
+    program = Path(__file__).parents[1] / "support" / "frameworks.py"
+    command = [str(FRAMEWORKS), str(program), url, json.dumps(TEXTS)]
+    # A server on this machine is no hub, but a client of Hugging Face's is told the same of both.
+    surroundings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for client in ("llama-index", "haystack"):
+        several, one = (np.array(found[what][client]) for what in ("texts", "first"))
+        assert np.allclose(several / np.linalg.norm(several, axis=1, keepdims=True), vectors, atol=1e-5)
+        assert np.allclose(one / np.linalg.norm(one), vectors[0], atol=1e-5)
+    assert [tuple(rank) for rank in found["ranks"]] == ranks(url, TEXTS[0], TEXTS)[:2]
 
 
 def test_schemathesis_finds_no_server_error(url: str, tmp_path: Path) -> None:
