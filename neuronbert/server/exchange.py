@@ -17,8 +17,8 @@ from fastapi import Depends, Request, Response
 from opentelemetry import trace
 
 from neuronbert.server.guard import NOTES
+from neuronbert.server.questions import Answers, Question
 from neuronbert.server.refusals import Refusal, body, unserved
-from neuronbert.server.served import Answers, Question, Served
 from neuronbert.server.tensors import HEADER
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from neuronbert.pieces import Cut, Want
     from neuronbert.server.meters import Meters
+    from neuronbert.server.served import Served
     from neuronbert.server.settings import Settings
 
 Found = TypeVar("Found")

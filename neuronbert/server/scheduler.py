@@ -1,7 +1,7 @@
 """Which rows run next, in which program, and who is refused.
 
-Owns: Scheduler: the queues, the order, the bounds. Plain data: it has no clock, no thread and no event loop, so that
-the server and a simulation drive the same code. Knows nothing of texts, tensors or HTTP.
+Owns: Scheduler: the order of clients, the bounds, the rate. Plain data: it has no clock, no thread and no event loop,
+so that the server and a simulation drive the same code. Knows nothing of texts, tensors or HTTP.
 
 There is a queue for each compiled length. The one whose head comes first is served, at once and with what it holds: a
 row alone runs nearly as well as one of eight, so nobody waits for a fuller batch. The batch is as many rows as a
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert.errors import OverloadedError, RequestTooLargeError
+from neuronbert.server import queues
+from neuronbert.server.queues import Queue, Request, Row
 from neuronbert.shapes import StaticShape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 _FADING: Final = 0.95
 """What a batch leaves of the weight of those before it in the measured rate: the last 20 count."""
 _LONGEST_RETRY: Final = 60
-_SLACK: Final = 64
-"""Entries of rows or clients that are gone, which may lie about before they are swept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +44,6 @@ class Limits:
     rows: int = 512
     tokens: int = 1 << 18
     size: int = 64 << 20
-
-
-@dataclass(eq=False, slots=True)
-class Request:
-    """What one client asked for at once.
-
-    Attributes:
-        client: Who asked: clients take turns.
-        size: Its bytes.
-        rows: How many of its rows have not ended.
-        waiting: Those that wait; None until they were queued.
-    """
-
-    client: str
-    size: int
-    rows: int
-    waiting: set[Row] | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Row:
-    """One row that waits or runs.
-
-    Attributes:
-        request: What it is part of.
-        item: The caller's own; None once the row was dropped.
-        length: The sequence length of the programs that it waits for.
-        turn: Its place in the order; among equals, that of its arrival.
-    """
-
-    request: Request
-    item: Any
-    length: int
-    turn: tuple[int, int]
-
-    def __lt__(self, other: Row) -> bool:
-        return self.turn < other.turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +76,7 @@ class Scheduler:
         sizes: dict[int, list[int]] = {}
         for shape in shapes:
             sizes.setdefault(shape.sequence_length, []).append(shape.batch_size)
-        self._queues = {length: _Queue(sorted(sizes[length])) for length in sorted(sizes)}
+        self._queues = {length: Queue(sorted(sizes[length])) for length in sorted(sizes)}
         self._limits = limits
         self._rate = _Rate()
         self._held = Limits(0, 0, 0)
@@ -242,7 +205,7 @@ class Scheduler:
         return next(compiled for compiled in self._queues if compiled >= length)
 
     def _line_up(self, request: Request, item: Any, length: int) -> Row:
-        if len(self._lines) > 2 * self._held.rows + _SLACK:  # who has nothing here any more begins anew
+        if len(self._lines) > 2 * self._held.rows + queues.SLACK:  # who has nothing here any more begins anew
             here = {row.request.client for queue in self._queues.values() for row in queue}
             self._lines = {client: end for client, end in self._lines.items() if client in here}
         begin = max(self._reached, self._lines.get(request.client, 0))
@@ -269,51 +232,6 @@ class Scheduler:
             return
         request.rows -= rows
         self._hold(Limits(-rows, 0, 0 if request.rows else -request.size))
-
-
-class _Queue:
-    """Rows that wait for programs of one length, in the order of their turns."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._sizes = sizes
-        self._heap: list[Row] = []
-        self._dropped = 0
-
-    def __len__(self) -> int:
-        return len(self._heap) - self._dropped
-
-    def __iter__(self) -> Iterator[Row]:
-        return filter(_waits, self._heap)
-
-    def push(self, row: Row) -> None:
-        heapq.heappush(self._heap, row)
-
-    def head(self) -> Row:
-        while not _waits(self._heap[0]):
-            heapq.heappop(self._heap)
-            self._dropped -= 1
-        return self._heap[0]
-
-    def pop(self) -> Row:
-        self.head()
-        return heapq.heappop(self._heap)
-
-    def drop(self, rows: int) -> None:
-        """Take note that some rows, wherever they are, do not wait any more: all that were marked so since."""
-        # One by one, a sweep would take out those that are still to be told of, and they would be counted twice.
-        self._dropped += rows
-        if self._dropped > len(self) + _SLACK:
-            self._heap = list(self)
-            heapq.heapify(self._heap)
-            self._dropped = 0
-
-    def fit(self) -> int:
-        """The batch size that runs next: the largest that the rows fill, or the smallest if they fill none."""
-        return max((size for size in self._sizes if size <= len(self)), default=self._sizes[0])
-
-
-def _waits(row: Row) -> bool:
-    return row.request.waiting is not None and row in row.request.waiting
 
 
 class _Rate:

@@ -9,89 +9,26 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert.errors import NeuronBertError, PoolClosedError, WorkerLostError, WorkerStartError
+from neuronbert.server.questions import Answers, Asked, Question, Slot, Times
 from neuronbert.server.refusals import Refusal
 from neuronbert.server.scheduler import Limits, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
     from neuronbert.engine import Engine
-    from neuronbert.pieces import Cut, Piece, Want
+    from neuronbert.pieces import Piece
     from neuronbert.server.meters import Meters
-    from neuronbert.server.scheduler import Batch, Request
+    from neuronbert.server.queues import Request
+    from neuronbert.server.scheduler import Batch
     from neuronbert.server.settings import Settings
 
 _FRESH: Final = 1.0
 """Seconds for which a batch that ran is proof enough that the workers answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of a model at once.
-
-    Attributes:
-        rows: As the model's task takes them.
-        want: What is asked for.
-        cut: What becomes of rows that are too long.
-        client: Who asks.
-        size: Bytes of the request.
-        after: What is done to the answers, in a thread that has a tokenizer.
-    """
-
-    rows: Sequence[dict[str, Any]]
-    want: Want
-    cut: Cut
-    client: str
-    size: int
-    after: Callable[[list[Any]], list[Any]] | None = None
-
-
-@dataclass(slots=True)
-class Times:
-    """What a request took, in seconds; of rows, the mean."""
-
-    tokenization: float = 0.0
-    queue: float = 0.0
-    inference: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What became of a question.
-
-    Attributes:
-        values: For each row what Engine.merge gives.
-        tokens: Of all rows, special tokens included.
-        times: What it took.
-    """
-
-    values: list[Any]
-    tokens: int
-    times: Times
-
-
-@dataclass(eq=False, slots=True)
-class _Asked:
-    """A request whose pieces are under way."""
-
-    done: asyncio.Future[None]
-    left: int
-    times: Times
-    begun: float = field(default_factory=monotonic)
-
-
-@dataclass(eq=False, slots=True)
-class _Slot:
-    """One piece and what it is to tell."""
-
-    asked: _Asked
-    piece: Piece
-    found: Any = None
 
 
 class Served:
@@ -229,12 +166,12 @@ class Served:
             self._scheduler.cancel(request)  # late, left or failed; after an answer nothing is left to drop
 
     async def _answer(self, request: Request, question: Question) -> Answers:
-        asked = _Asked(asyncio.get_running_loop().create_future(), 0, Times())
+        asked = Asked(asyncio.get_running_loop().create_future(), 0, Times())
         pieces: list[list[Piece]] = await self.tokenizing(
             lambda: self.engine.texts.prepare(question.rows, question.want, question.cut)
         )
         asked.times.tokenization = monotonic() - asked.begun
-        slots = [[_Slot(asked, piece) for piece in of_row] for of_row in pieces]
+        slots = [[Slot(asked, piece) for piece in of_row] for of_row in pieces]
         flat = [slot for of_row in slots for slot in of_row]
         lengths = [len(slot.piece) for slot in flat]
         asked.left = len(flat)
@@ -281,7 +218,7 @@ class Served:
         # Whichever row it was, the others are not to fail with it.
         return [self._run_alone(batch, slot, failure) for slot in slots]
 
-    def _run_alone(self, batch: Batch, slot: _Slot, failure: Exception) -> Any:
+    def _run_alone(self, batch: Batch, slot: Slot, failure: Exception) -> Any:
         if slot.asked.done.done():  # late, left, or failed with another of its rows
             return failure
         try:
@@ -297,7 +234,7 @@ class Served:
         found = [PoolClosedError()] * len(batch.rows) if done.cancelled() else done.result()
         failed = False
         for row, value in zip(batch.rows, found, strict=True):
-            slot: _Slot = row.item
+            slot: Slot = row.item
             asked = slot.asked
             asked.times.queue += batch.taken - asked.begun - asked.times.tokenization
             asked.times.inference += now - batch.taken

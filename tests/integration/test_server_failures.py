@@ -21,8 +21,10 @@ import pytest
 from neuronbert import StaticShape
 from neuronbert.errors import DeviceRunError, PoolClosedError, WorkerLostError, WorkerStartError
 from neuronbert.server.exchange import Site
-from neuronbert.server.scheduler import Batch, Limits, Request, Row
-from neuronbert.server.served import Served, Times, _Asked, _Slot
+from neuronbert.server.questions import Asked, Slot, Times
+from neuronbert.server.queues import Request, Row
+from neuronbert.server.scheduler import Batch, Limits
+from neuronbert.server.served import Served
 from tests.support.serving import served
 
 KEY = {"authorization": "Bearer s3cret"}
@@ -258,7 +260,7 @@ def test_rows_run_alone_only_where_that_may_help(
         raise error
 
     def run(batch: Any, slots: int) -> list[Any]:
-        rows = [Row(Request("a", 1, 1), _Slot(_Asked(Future(), 1, Times()), [0]), 16, (0, n)) for n in range(slots)]  # type: ignore[arg-type]
+        rows = [Row(Request("a", 1, 1), Slot(Asked(Future(), 1, Times()), [0]), 16, (0, n)) for n in range(slots)]  # type: ignore[arg-type]
         return model._run(replace(batch, rows=tuple(rows)))
 
     monkeypatch.setattr(model.engine, "run", fail)
@@ -276,9 +278,9 @@ def test_rows_of_who_has_left_are_not_run_alone(
         raise DeviceRunError("no")
 
     monkeypatch.setattr(model.engine, "run", fail)
-    left, here = _Asked(Future(), 3, Times()), _Asked(Future(), 1, Times())  # type: ignore[arg-type]
+    left, here = Asked(Future(), 3, Times()), Asked(Future(), 1, Times())  # type: ignore[arg-type]
     left.done.cancel()
-    rows = [Row(Request("a", 1, 1), _Slot(asked, [0]), 16, (0, 0)) for asked in (left, left, here, left)]  # type: ignore[arg-type]
+    rows = [Row(Request("a", 1, 1), Slot(asked, [0]), 16, (0, 0)) for asked in (left, left, here, left)]  # type: ignore[arg-type]
     model._run(Batch(StaticShape(4, 16), tuple(rows), 0.0))
     assert sizes == [4, 1]
 

@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from neuronbert import StaticShape
 from neuronbert.errors import OverloadedError, RequestTooLargeError
-from neuronbert.server import scheduler
-from neuronbert.server.scheduler import Batch, Limits, Request, Row, Scheduler
+from neuronbert.server import queues
+from neuronbert.server.queues import Request, Row
+from neuronbert.server.scheduler import Batch, Limits, Scheduler
 
 SHAPES = [StaticShape(size, length) for length in (16, 64) for size in (1, 2, 4)] + [StaticShape(4, 128)]
 LIMITS = Limits(rows=40, tokens=2000, size=1000)
@@ -40,7 +41,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(scheduler, "_SLACK", 1)  # so that a few rows are enough for a sweep
+        self.patch.setattr(queues, "SLACK", 1)  # so that a few rows are enough for a sweep
         self.scheduler = Scheduler(SHAPES, LIMITS)
         self.now = 0.0
         self.admitted: list[Request] = []
