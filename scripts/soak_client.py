@@ -34,12 +34,12 @@ class LostError(Exception):
 
     Args:
         path: What was asked.
-        cause: Why there is no answer; None if another came.
+        cause: Why there is no answer, or what came in its place.
     """
 
-    def __init__(self, path: str, cause: Exception | None) -> None:
-        problem = "another answer, or two" if cause is None else f"no answer ({type(cause).__name__})"
-        super().__init__(f"{path}: {problem}")
+    def __init__(self, path: str, cause: Exception | Answer) -> None:
+        other = f"another answer, or two: {cause.status} {cause.body[:80]!r}" if isinstance(cause, Answer) else ""
+        super().__init__(f"{path}: {other or repr(cause)}")
 
 
 class Connection:
@@ -68,7 +68,8 @@ class Connection:
             self.close()
             raise LostError(path, error) from error
         if answer.headers.get("x-request-id") != self._name or reader._buffer:  # type: ignore[attr-defined]
-            raise LostError(path, None)
+            self.close()
+            raise LostError(path, answer)
         if answer.headers.get("connection") == "close":
             self.close()
         return answer

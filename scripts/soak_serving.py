@@ -33,8 +33,9 @@ from neuronbert import Predictor
 LENGTHS: Final = 5
 SIZES: Final = (1, 8, 32)
 SECONDS: Final = {"overload": 60.0, "mixed": 1800.0}
-OPTIONS: Final = {"overload": (), "mixed": ("--workers", "2", "--timeout", "300")}
-"""While one worker starts anew the other goes on, so that nothing has to be refused."""
+OPTIONS: Final = {"overload": ("--workers", "2"), "mixed": ("--workers", "2", "--timeout", "300")}
+"""A call of two threads waits for the one that the clients hold up; and while one worker starts anew the other goes on,
+so that nothing has to be refused."""
 
 
 def main() -> int:

@@ -65,10 +65,13 @@ class Site:
         return not self.ending and all(model.ready for model in self.models.values())
 
     @property
-    def seconds_behind(self) -> int | None:
-        """Where no model has room for another row: whole seconds until one has worked off what it holds."""
-        if not all(model.full for model in self.models.values()):
-            return None
+    def full(self) -> bool:
+        """Whether no model has room for another row."""
+        return all(model.full for model in self.models.values())
+
+    @property
+    def seconds_behind(self) -> int:
+        """Whole seconds until a model has worked off what it holds."""
         return min(model.seconds_behind for model in self.models.values())
 
     def refuse(self, scope: Scope, refusal: Refusal) -> Response:

@@ -48,6 +48,7 @@ class Guard:
     def __init__(self, app: ASGIApp, site: Site) -> None:
         self._app = app
         self._site = site
+        self._under_way = 0
         key = site.settings.api_key
         self._key = None if key is None else f"Bearer {key}".encode()
 
@@ -60,11 +61,12 @@ class Guard:
         answer = _Answer(send, _name(headers), closing=self._site)
         begun = monotonic()
         scope[NOTES] = {}
+        self._under_way += 1
         try:
             if not self._admits(scope, headers):
                 await answer.empty(401)
-            elif (seconds := self._seconds_behind(scope)) is not None:
-                refusal = refused(OverloadedError(seconds))
+            elif scope["method"] == "POST" and self._is_full:
+                refusal = refused(OverloadedError(self._site.seconds_behind))
                 await self._site.refuse(scope, refusal)(scope, receive, answer)
             else:
                 await self._app(scope, self._timed(receive), answer)
@@ -76,6 +78,7 @@ class Guard:
             # What the application's own handler for the unexpected has answered already, in general words.
             logger.exception("failed", extra={"fields": {"request": answer.name}})
         finally:
+            self._under_way -= 1
             self._log(scope, answer, begun)
 
     def _admits(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
@@ -83,9 +86,10 @@ class Guard:
             return True
         return hmac.compare_digest(headers.get(b"authorization", b""), self._key)
 
-    def _seconds_behind(self, scope: Scope) -> int | None:
+    @property
+    def _is_full(self) -> bool:
         # Beyond what it can answer, a server has no time to read what it will refuse.
-        return self._site.seconds_behind if scope["method"] == "POST" else None
+        return self._site.full or self._under_way > self._site.settings.requests
 
     def _timed(self, receive: Receive) -> Receive:
         settings = self._site.settings

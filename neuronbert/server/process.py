@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -48,6 +49,7 @@ def run(engines: Mapping[str, Engine], settings: Settings) -> None:
     """
     listening = _listen(settings)
     _log_as_json()
+    _allow_files()
     failures: list[Exception] = []
 
     def started(error: Exception | None) -> None:
@@ -65,7 +67,6 @@ def run(engines: Mapping[str, Engine], settings: Settings) -> None:
         server_header=False,
         proxy_headers=settings.forwarded_allow_ips is not None,
         forwarded_allow_ips=settings.forwarded_allow_ips,
-        limit_concurrency=settings.connections,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=round(settings.drain),
     )
@@ -114,6 +115,12 @@ def _listen(settings: Settings) -> socket.socket:
     except (OSError, OverflowError) as error:
         expected = f"where this process can listen ({first_line(error)}). Choose another --host or --port"
         raise InvalidOptionError("port", f"{settings.host}:{settings.port}", expected) from error
+
+
+def _allow_files() -> None:
+    """Let the process open as many files as it may: each connection is one, and the usual 1,024 are soon gone."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Lines(logging.Formatter):

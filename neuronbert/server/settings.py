@@ -35,7 +35,7 @@ class Settings:
         health_timeout: Seconds that a call for the health check may take.
         body_timeout: Seconds between two parts of a request's body.
         whole_body_timeout: Seconds until all of it has arrived.
-        connections: Connections, or requests, at a time.
+        requests: Requests at a time, whatever they are for and however far.
         grace: Seconds that a server that is told to end is not ready but still answers.
         drain: Seconds that requests in flight then have.
         forwarded_allow_ips: Addresses and networks of proxies, separated by commas, that say for whom they ask.
@@ -55,7 +55,7 @@ class Settings:
     health_timeout: float = 5.0
     body_timeout: float = 10.0
     whole_body_timeout: float = 60.0
-    connections: int = 2048
+    requests: int = 2048
     grace: float = 5.0
     drain: float = 15.0
     forwarded_allow_ips: str | None = None

@@ -79,7 +79,7 @@ class Worker:
                     stdin=subprocess.PIPE,  # never written to: it closes when this process ends
                     stdout=_log(),
                     pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # Ctrl-C reaches the parent only
+                    process_group=0,  # Ctrl-C reaches the parent only
                     env=_environment(plan),
                 )
             except BaseException:

@@ -7,10 +7,12 @@ the socket is closed; and, in whatever it is, when stdin is.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -18,6 +20,9 @@ from neuronbert.errors import ArtifactCorruptError
 from neuronbert.lifeline import end_with_parent
 from neuronbert.runtime import Session
 from neuronbert.workers import wire
+
+_BEHIND: Final = 10
+"""How nice it is: the process that reads requests and sends answers needs little time, but at once."""
 
 
 def serve(connection: socket.socket, folder: Path, digest: str) -> None:
@@ -57,6 +62,7 @@ def _answer(connection: socket.socket, session: Session, number: int, tensors: t
 def main() -> None:
     """Serve the process that started this one."""
     end_with_parent()
+    os.nice(_BEHIND)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
     number, folder, digest, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))

@@ -151,8 +151,24 @@ def test_a_model_with_room_keeps_the_others_from_closing_the_server(server: tupl
     full, behind = SimpleNamespace(full=True, seconds_behind=7), SimpleNamespace(full=True, seconds_behind=3)
     roomy = SimpleNamespace(full=False, seconds_behind=1)
     models: Any
-    for models, expected in (({"a": full, "b": roomy}, None), ({"a": full, "b": behind}, 3)):
-        assert replace(server[1], models=models).seconds_behind == expected
+    for models, is_full in (({"a": full, "b": roomy}, False), ({"a": full, "b": behind}, True)):
+        assert replace(server[1], models=models).full is is_full
+    assert replace(server[1], models=models).seconds_behind == 3
+
+
+def test_more_requests_than_may_be_under_way_are_refused(
+    client: httpx.Client, model: Served, gate: Gate, server: tuple[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server[1], "settings", replace(server[1].settings, requests=2))
+    with ThreadPoolExecutor(2) as several:
+        accepted = [several.submit(embed, client, f"text {number}") for number in range(2)]
+        wait_until(lambda: model.held.rows == 2)
+        refused = embed(client, "one more")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert client.get("/livez").status_code == 200
+        gate.open.set()
+        assert [answer.result().status_code for answer in accepted] == [200, 200]
+    assert embed(client, "one more").status_code == 200
 
 
 def test_what_a_client_has_left_does_not_run(
