@@ -35,7 +35,7 @@ from topics_tasks import read
 from topics_training import trained
 
 from neuronbert import ExportSpec, StaticShape, export, tokenization
-from neuronbert.adaptive.configuration import Lengths, scale, spell
+from neuronbert.adaptive.configuration import Lengths, parse, scale, spell
 from neuronbert.adaptive.cost import EncoderSize
 from neuronbert.adaptive.search import read_front
 from neuronbert.inputs import example
@@ -53,6 +53,7 @@ def main() -> int:
     options = _options()
     torch.set_num_threads(options.threads)
     found: dict[str, Lengths | None] = {"full length": None}
+    found |= {spell(lengths): lengths for lengths in (parse("--lengths", given) for given in options.lengths)}
     if options.search:
         front = read_front(options.search)
         points = [front.at_least(speedup) for speedup in options.speedup] if options.speedup else front.front
@@ -81,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--speedup", action="append", type=float, help="only its best that is so much faster; may be given again"
     )
+    parser.add_argument("--lengths", action="append", default=[], help="this configuration, too; may be given again")
     parser.add_argument("--model", type=Path, help="this checkpoint of MiniLM's size, in place of a trained one")
     parser.add_argument("--int8", type=Path, help="that checkpoint, quantized: measure its programs, too")
     parser.add_argument("--peers", type=Path, help="the Python of the peers' environment: measure transformers, too")

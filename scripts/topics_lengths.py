@@ -1,8 +1,10 @@
-"""Train the passages' checkpoint to do with fewer tokens (LengthDrop), in pieces, and keep rows apart for the search.
+"""Train the passages' checkpoint to answer as it does at full length when it drops tokens, in pieces.
 
-It goes on from the checkpoint of `topics.py --task sections-384`. Where it was ended it goes on when it is started
-again; any pieces give the same weights, on the same machine with as many threads. Of the rows to train on, some blocks
-of text are kept apart for `neuronbert search-lengths`: of rows that it was trained on a model is surer than of others.
+It goes on from the checkpoint of `topics.py --task sections-384`, which stays as it is and is the teacher: what is
+learned are its answers to texts without labels, with a configuration that drops more than half of the work in every
+other step, and with others in between. Where it was ended it goes on when it is started again; any pieces give the same
+weights, on the same machine with as many threads. Some blocks of text are kept apart for `neuronbert search-lengths`:
+of rows that it was trained on a model is surer than of others.
 
 Examples:
     python scripts/topics_lengths.py --write-data out/topics
@@ -18,6 +20,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -30,53 +33,48 @@ import transformers
 from demo import sample_checkpoint
 from topics import FOLDER
 from topics_tasks import read
-from topics_training import CLASSES, NOTE, batches, encode, optimizer_of, owned, trained
+from topics_text import blocks
+from topics_training import CLASSES, NOTE, optimizer_of, owned, trained
+from topics_unlabelled import Passages
+from torch.nn.functional import kl_div, log_softmax
 from transformers.utils import logging as transformers_logging
 
-from neuronbert import LengthDrop, tokenization
+from neuronbert import adapt_lengths, tokenization
 from neuronbert.staging import staged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from torch import Tensor
 
-    from topics_tasks import Dataset, Row
+    from neuronbert.adaptive.configuration import Lengths
 
 TASK: Final = "sections-384"
+LENGTH: Final = 384
 APART: Final = 5
-"""One of so many blocks of rows is kept apart."""
-_JOINED: Final = 60
-"""Characters that a row has in common with the one before it, if they are of one block."""
-_OWN: Final = (0.55, 0.9)
-"""The share of its own words that a row keeps."""
+"""One of so many blocks is kept apart."""
 _STATE: Final = "lengths.state"
-_SAVED: Final = 10
+_SAVED: Final = 50
 """Steps after which the state is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How tokens are dropped in training.
+    """How it is trained.
 
     Attributes:
         steps: Of the optimizer.
-        last: The step at which the learning rate, which falls evenly, would be 0.
-        batch: Rows of a step.
-        rate: The highest learning rate of the encoder.
-        head: The head's, over the encoder's.
-        drop: The share of its tokens that a layer drops at most.
-        sandwiches: Runs of each batch in which layers drop at random.
-        whole: Steps on passages as they are. In those that follow, words of another one take the place of some: of what
-            it has seen often enough a model is sure, whatever it drops, and nothing is learned from that.
+        batch: Passages of a step.
+        rate: The highest learning rate; it falls along a cosine.
+        lengths: The configuration of every other step.
+        drop: In the steps between, the share of its tokens that a layer drops at most; how much is drawn for each.
+        layers: Those after which the first token's state is to be the teacher's, besides the answer.
     """
 
-    steps: int = 170
-    last: int = 200
+    steps: int = 2000
     batch: int = 8
-    rate: float = 6e-5
-    head: float = 5.0
+    rate: float = 1e-4
+    lengths: Lengths = (256, 220, 180, 140, 100, 2)
     drop: float = 0.4
-    sandwiches: int = 1
-    whole: int = 110
+    layers: tuple[int, ...] = (3, 4, 5, 6)
 
 
 RECIPE: Final = Recipe()
@@ -89,21 +87,24 @@ def main() -> int:
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     sample = sample_checkpoint()
-    dataset = read(TASK, tokenization.require(sample))
-    fitted, apart = split(dataset.train)
+    tokenizer = tokenization.require(sample)
+    pages, apart = split(tokenizer)
     if options.write_data:
         options.write_data.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in apart)
+        rows = [row for row in read(TASK, tokenizer).train if any(row["text"] in text for text in apart)]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (options.write_data / f"{TASK}-apart.jsonl").write_text(lines, encoding="utf-8")
-        print(f"{TASK}: {len(fitted)} rows to train on, {len(apart)} kept apart")
+        print(f"{TASK}: {len(pages)} blocks to train on, {len(rows)} rows of {len(apart)} kept apart")
         return 0
     folder = options.folder.expanduser()
     start = trained(TASK, options.seed, sample, folder)
     output = folder / f"{TASK}-lengths-seed{options.seed}"
     until = time.monotonic() + 60 * options.minutes
-    if not is_whole(output, start, options.seed) and not train(dataset, start, output, options.seed, until):
-        print("not done yet: the same command goes on", file=sys.stderr)
-        return 1
+    if not is_whole(output, start, options.seed):
+        passages = Passages(tokenizer, pages, LENGTH)
+        if not train(passages, start, output, options.seed, until):
+            print("not done yet: the same command goes on", file=sys.stderr)
+            return 1
     print(output)
     return 0
 
@@ -118,26 +119,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def split(rows: Sequence[Row]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Rows to train on, and rows of other blocks that are kept apart for the search."""
-    blocks = list(_blocks(rows))
-    sides = (
-        tuple(row for place, own in enumerate(blocks) if (place % APART == APART - 1) is kept for row in own)
-        for kept in (False, True)
-    )
-    fitted, apart = sides
-    return fitted, apart
-
-
-def _blocks(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    # Passages of one block overlap, those of different blocks have nothing in common.
-    own: list[Row] = []
-    for row in rows:
-        if own and row["text"][:_JOINED] not in own[-1]["text"]:
-            yield own
-            own = []
-        own.append(row)
-    yield own
+def split(tokenizer: Any) -> tuple[list[str], list[str]]:
+    """The blocks that aren't held out: those to train on, and those that are kept apart for the search."""
+    texts = [block.text for block in blocks(tokenizer) if not block.held_out]
+    apart = texts[APART - 1 :: APART]
+    return [text for text in texts if text not in apart], apart
 
 
 def is_whole(output: Path, start: Path, seed: int) -> bool:
@@ -148,27 +134,21 @@ def is_whole(output: Path, start: Path, seed: int) -> bool:
 
 def _note(start: Path, seed: int) -> dict[str, Any]:
     weights = hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
-    return {"task": TASK, "seed": seed, "start": weights, "recipe": asdict(RECIPE), "apart": APART}
+    recipe = json.loads(json.dumps(asdict(RECIPE)))
+    return {"task": TASK, "seed": seed, "start": weights, "recipe": recipe, "apart": APART}
 
 
-def train(dataset: Dataset, start: Path, output: Path, seed: int, until: float) -> bool:
+def train(passages: Passages, start: Path, output: Path, seed: int, until: float) -> bool:
     """Train from where it was ended, until the checkpoint is written or the time is over; whether it is written."""
-    tokenizer, (rows, _) = tokenization.require(start), split(dataset.train)
-    model = CLASSES[dataset.task].from_pretrained(start)
-    optimizer = optimizer_of(model, RECIPE.rate, RECIPE.head)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, RECIPE.last // 10, RECIPE.last)
+    kind = CLASSES["text-classification"]
+    teacher, model = kind.from_pretrained(start).eval(), adapt_lengths(kind.from_pretrained(start)).eval()
+    optimizer = optimizer_of(model, RECIPE.rate, 1.0)
+    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, RECIPE.steps // 20, RECIPE.steps)
     state, note = output.with_name(f"{output.name}.{_STATE}"), _note(start, seed)
-    drop = LengthDrop(model, drop=RECIPE.drop, sandwiches=RECIPE.sandwiches, layer_dropout=0.0).train()
     parts = (model, optimizer, schedule)
-    done = _load(state, note, parts)
-    for step, chosen in enumerate(batches(rows, RECIPE.steps, RECIPE.batch, seed), start=1):
-        if step <= done:
-            continue
-        torch.manual_seed(1000 * seed + step)  # what a step draws at random doesn't depend on where it went on
-        if step > RECIPE.whole:
-            chosen = spliced(chosen, rows, Random(f"{seed}/{step}"))
-        drop = LengthDrop(model, drop=RECIPE.drop, sandwiches=RECIPE.sandwiches, layer_dropout=0.0, seed=step).train()
-        loss = drop(**encode(dataset, tokenizer, chosen)).loss
+    for step in range(_load(state, note, parts) + 1, RECIPE.steps + 1):
+        chance = Random(f"{seed}/{step}")  # what a step draws at random doesn't depend on where it went on
+        loss = distance(model, teacher, passages.draw(RECIPE.batch, chance), lengths_of(step, chance))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -181,36 +161,51 @@ def train(dataset: Dataset, start: Path, output: Path, seed: int, until: float) 
         if late and step < RECIPE.steps:
             return False
     with staged(output, owned=owned, overwrite=True) as new:
-        model.eval().save_pretrained(new)
-        tokenizer.save_pretrained(new)
+        model.base_model.set_length_config(None)
+        model.save_pretrained(new)
+        tokenization.require(start).save_pretrained(new)
         (new / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     state.unlink(missing_ok=True)
     return True
 
 
-def spliced(chosen: Sequence[Row], rows: Sequence[Row], rng: Random) -> list[Row]:
-    """Rows with some words of others before or after their own, which stay more than half: their label is right."""
-    found = []
-    for row in chosen:
-        own, other = row["text"].split(), rng.choice(rows)["text"].split()
-        count = round(len(own) * rng.uniform(*_OWN))
-        kept, added = _stretch(own, count, rng), _stretch(other, len(own) - count, rng)
-        found.append({**row, "text": " ".join(kept + added if rng.random() < 0.5 else added + kept)})
-    return found
+def lengths_of(step: int, chance: Random) -> Lengths:
+    """The configuration that a step runs with."""
+    if step % 2:
+        return RECIPE.lengths
+    found, length = [], LENGTH
+    for _ in RECIPE.lengths:
+        length = chance.randint(max(2, ceil(length * (1 - RECIPE.drop))), length)
+        found.append(length)
+    return tuple(found)
 
 
-def _stretch(words: list[str], count: int, rng: Random) -> list[str]:
-    first = rng.randint(0, max(0, len(words) - count))
-    return words[first : first + count]
+def distance(model: Any, teacher: Any, ids: Tensor, lengths: Lengths) -> Tensor:
+    """How far a model that drops tokens is from its teacher: in its answers, and in the first token's states.
+
+    Args:
+        model: It learns.
+        teacher: It doesn't.
+        ids: Rows without padding, of shape (rows, length).
+        lengths: The model's configuration.
+    """
+    call = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "output_hidden_states": True}
+    with torch.no_grad():
+        wanted = teacher(**call)
+    found = model(**call, length_config=lengths)
+    answers = [log_softmax(outputs.logits, dim=-1) for outputs in (found, wanted)]
+    states = [[outputs.hidden_states[layer][:, 0] for layer in RECIPE.layers] for outputs in (found, wanted)]
+    apart = [(own - other).square().mean() / other.var() for own, other in zip(*states, strict=True)]
+    return kl_div(*answers, log_target=True, reduction="batchmean") + torch.stack(apart).sum() / 2
 
 
-def _save(path: Path, note: dict[str, Any], parts: Sequence[Any], step: int) -> None:
+def _save(path: Path, note: dict[str, Any], parts: Any, step: int) -> None:
     held = {"note": json.dumps(note), "step": step, "parts": [part.state_dict() for part in parts]}
     torch.save(held, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
 
 
-def _load(path: Path, note: dict[str, Any], parts: Sequence[Any]) -> int:
+def _load(path: Path, note: dict[str, Any], parts: Any) -> int:
     """How many steps are done."""
     if not path.is_file():
         return 0
