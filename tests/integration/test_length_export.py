@@ -193,18 +193,20 @@ def test_no_rule_for_neuron_devices_is_broken(selection: Any, tiny: Make) -> Non
     )
 
 
-def test_a_quantized_model_drops_tokens_too(tiny: Make, tmp_path: Path) -> None:
+def test_a_quantized_model_drops_tokens_in_every_bucket(tiny: Make, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     texts = ("The harbour was quiet.", "Is there a train to Lisbon tonight?", "Bread and butter, twice a day.")
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     found = run("quantize", tiny("text-classification"), tmp_path / "int8", "--data", rows)
     assert found.exit_code == 0, found.stderr
-    asked = spec(tmp_path / "int8", quantization="qdq")
+    asked = spec(tmp_path / "int8", quantization="qdq", shapes=shapes("text-classification", 16, 32))
     artifact = export(asked, tmp_path / "out")
     assert (artifact.manifest.quantization, artifact.manifest.keeping is not None) == ("qdq", True)
     validate(tmp_path / "out").raise_if_failed()
-    kept = NeuronAutoModel.from_pretrained(tmp_path / "out")(**call("text-classification"))["kept_layers"]
-    assert (kept > 1).sum(-1).tolist() == [9, 9]
+    model = NeuronAutoModel.from_pretrained(tmp_path / "out")
+    for tokens, last in ((32, 9), (16, 5)):
+        kept = model(**call("text-classification", tokens))["kept_layers"]
+        assert (kept > 1).sum(-1).tolist() == [last, last]
     with pytest.raises(InvalidOptionError, match="its tokens are bytes"):
         export(dataclasses.replace(asked, selection="one-hot"), tmp_path / "one-hot")
 
