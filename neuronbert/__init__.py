@@ -117,7 +117,7 @@ _HOMES = {
     "benchmark.turns": ("bench",),
     "cache.store": ("Cache",),
     "encoder.adapting": ("adapt_lengths",),
-    "errors": ("NeuronBertError",),
+    "errors.base": ("NeuronBertError",),
     "exporter": ("export",),
     "heads": (
         "NeuronAutoModel",

@@ -36,6 +36,8 @@ TASKS: Final = (
     *("feature-extraction", "sentence-embedding", "text-classification"),
     *("token-classification", "question-answering", "fill-mask"),
 )
+_BEHIND: Final = 10
+"""How nice workers are: the process that reads requests and sends answers needs little time, but at once."""
 MOST_CANDIDATES: Final = 100
 """Tokens that are told for a mask."""
 
@@ -114,7 +116,9 @@ class Engine:
             PoolClosedError: it was closed in the meantime.
         """
         placement = Placement(first_core) if self.on_device else ANYWHERE
-        self._pool = Pool(self.artifact, workers, placement=placement, timeout=timeout, starting=self._keep)
+        self._pool = Pool(
+            self.artifact, workers, placement=placement, timeout=timeout, starting=self._keep, niceness=_BEHIND
+        )
         for _ in self._pool.spread(self._run_blank, [shape for shape in self.shapes for _ in range(2 * workers)]):
             pass
 

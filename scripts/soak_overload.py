@@ -1,7 +1,7 @@
 """Ten times as many requests as a server can answer.
 
 Owns: what is sent when, and what is found. Every request is one text: 200 and 429 are right,
-and nothing else; and most of what the server can answer is answered.
+and nothing else; and half of what the server can answer is answered, at least.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def overload(server: Server, texts: Sequence[str], expected: np.ndarray, s
     load = _Load(server, texts, expected)
     await load.saturate(_WARM_UP)
     saturated = await load.saturate(seconds / 3)
-    rate = len(saturated.took) / (seconds / 3)
+    rate = saturated.statuses[200] / saturated.lasted
     overloaded = await load.exceed(TIMES * rate, seconds)
     figures = Figures(
         rate=rate,
@@ -91,7 +91,7 @@ class Figures:
 
     @property
     def kept(self) -> bool:
-        """Whether it answers on at its rate, refuses the rest, and neither slows down nor grows."""
+        """Whether it answers on at half its rate, refuses the rest, and neither slows down twofold nor grows."""
         slower = self.p99s[1] / self.p99s[0]
         return self.accepted >= _ACCEPTED * self.rate and self.refused > 0 and slower <= 2 and self.growth <= 0.05
 
@@ -100,7 +100,7 @@ class Figures:
         return {
             "accepted over saturated throughput": round(self.accepted / self.rate, 2),
             "p99 over saturated p99": round(self.p99s[1] / self.p99s[0], 2),
-            "memory in MiB": [round(held / 2**20) for held in self.memory[:: max(1, len(self.memory) // 8)]],
+            "memory in MiB": {"at first": self.memory[0] >> 20, "at most": max(self.memory) >> 20},
             "memory grew by": f"{self.growth:.1%}",
         }
 
@@ -153,13 +153,14 @@ class _Load:
 
     async def saturate(self, seconds: float) -> _Found:
         """As many clients as texts are held, each of which sends its next text when it has the last one's vector."""
-        found, end = _Found(), time.perf_counter() + seconds
+        found, begun = _Found(), time.perf_counter()
 
         async def client() -> None:
-            while time.perf_counter() < end:
+            while time.perf_counter() < begun + seconds:
                 await self._ask(found)
 
         await asyncio.gather(*(client() for _ in range(HELD)))
+        found.lasted = time.perf_counter() - begun
         return found
 
     async def exceed(self, rate: float, seconds: float) -> _Found:

@@ -67,12 +67,12 @@ class Site:
     @property
     def full(self) -> bool:
         """Whether no model has room for another row."""
-        return all(model.full for model in self.models.values())
+        return bool(self.models) and all(model.full for model in self.models.values())
 
     @property
     def seconds_behind(self) -> int:
         """Whole seconds until a model has worked off what it holds."""
-        return min(model.seconds_behind for model in self.models.values())
+        return min((model.seconds_behind for model in self.models.values()), default=1)
 
     def refuse(self, scope: Scope, refusal: Refusal) -> Response:
         """What a request is answered that isn't answered as it wants to be; it is counted."""

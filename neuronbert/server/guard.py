@@ -34,6 +34,8 @@ OPEN: Final = frozenset(
 NOTES: Final = "neuronbert.notes"
 """In a request's scope: what the log line is to say of it besides."""
 _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_SHORT: Final = 1 << 16
+"""Bytes of a body that is taken from the connection, though the request is refused, so that the connection goes on."""
 _LATE: Final = "The request's body did not arrive in time."
 
 
@@ -66,8 +68,7 @@ class Guard:
             if not self._admits(scope, headers):
                 await answer.empty(401)
             elif scope["method"] == "POST" and self._is_full:
-                refusal = refused(OverloadedError(self._site.seconds_behind))
-                await self._site.refuse(scope, refusal)(scope, receive, answer)
+                await self._refuse(scope, headers, receive, answer)
             else:
                 await self._app(scope, self._timed(receive), answer)
         except asyncio.CancelledError:  # the server ends, and doesn't wait any longer
@@ -85,6 +86,26 @@ class Guard:
         if self._key is None or scope["path"] in OPEN or (scope["path"] == "/" and scope["method"] == "GET"):
             return True
         return hmac.compare_digest(headers.get(b"authorization", b""), self._key)
+
+    async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Send) -> None:
+        refusal = refused(OverloadedError(self._site.seconds_behind))
+        scope[NOTES]["error"] = refusal.message
+        response = self._site.refuse(scope, refusal)
+        # A short body has come with its head, as a rule. With another, no clock would run for what follows the answer.
+        if not (_is_short(headers) and await self._passed(receive)):
+            response.headers["connection"] = "close"
+        await response(scope, receive, answer)
+
+    async def _passed(self, receive: Receive) -> bool:
+        """Whether the rest of a body, which nobody looks at, came in time."""
+        receive = self._timed(receive)
+        try:
+            while (message := await receive())["type"] == "http.request":
+                if not message.get("more_body"):
+                    return True
+        except HTTPException:
+            pass
+        return False
 
     @property
     def _is_full(self) -> bool:
@@ -151,6 +172,11 @@ class _Answer:
     async def empty(self, status: int) -> None:
         await self({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
         await self({"type": "http.response.body", "body": b""})
+
+
+def _is_short(headers: dict[bytes, bytes]) -> bool:
+    length = headers.get(b"content-length", b"")
+    return length.isdigit() and len(length) < 8 and int(length) <= _SHORT
 
 
 def _name(headers: dict[bytes, bytes]) -> bytes:

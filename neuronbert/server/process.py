@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -120,7 +120,8 @@ def _listen(settings: Settings) -> socket.socket:
 def _allow_files() -> None:
     """Let the process open as many files as it may: each connection is one, and the usual 1,024 are soon gone."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(ValueError, OSError):  # not every system takes a limit that it says is the highest
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Lines(logging.Formatter):

@@ -92,9 +92,10 @@ class Scheduler:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for any row: a limit is reached."""
+        """Whether there is no room for any row, not for the shortest."""
         held, limits = self._held, self._limits
-        return held.rows >= limits.rows or held.tokens >= limits.tokens or held.size >= limits.size
+        shortest = min(self._queues)
+        return held.rows >= limits.rows or held.tokens + shortest > limits.tokens or held.size >= limits.size
 
     @property
     def waiting(self) -> dict[int, int]:

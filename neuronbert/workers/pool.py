@@ -59,6 +59,7 @@ class Pool(Session):
         timeout: Seconds that a call may take in a worker; one that takes longer is ended. With it, loading may take two
             minutes, or as long as a call if that is more; but as long as it likes where it compiles (TorchNeuron). None
             for as long as they like.
+        niceness: How much nicer they are than this process, from 0 to 19.
 
     Raises:
         InvalidOptionError: timeout is no time to wait.
@@ -77,6 +78,7 @@ class Pool(Session):
         placement: Placement = ANYWHERE,
         timeout: float | None = None,
         starting: Callable[[Pool], None] | None = None,
+        niceness: int = 0,
     ) -> None:
         if timeout is not None and not (type(timeout) in (int, float) and 0 < timeout <= _LONGEST_TIMEOUT):
             expected = f"more than 0 seconds and at most {_LONGEST_TIMEOUT:.0f}, or left out"
@@ -89,7 +91,9 @@ class Pool(Session):
         compiling = manifest.backend == "torchneuron"  # it does when it loads, and keeps what comes of it
         start = None if timeout is None or compiling else max(timeout, _START)
         plans = [
-            process.Plan(artifact.path, manifest.programs_sha256, share.threads, share.environment, timeout, start)
+            process.Plan(
+                artifact.path, manifest.programs_sha256, share.threads, share.environment, timeout, start, niceness
+            )
             for share in shares
         ]
         self._crew = Crew(lambda number: process.Worker(plans[number]), workers, one_first=compiling)

@@ -48,6 +48,7 @@ class Plan:
         environment: Beside the parent's; None takes a variable away.
         timeout: Seconds that one call may take; None for as long as it likes.
         start_timeout: Seconds that loading may take.
+        niceness: How much nicer it is than its parent.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Plan:
     environment: Mapping[str, str | None] = field(default_factory=dict)
     timeout: float | None = None
     start_timeout: float | None = None
+    niceness: int = 0
 
 
 class Worker:
@@ -72,7 +74,7 @@ class Worker:
         self.connection.settimeout(plan.start_timeout)
         with theirs:
             number = str(theirs.fileno())
-            arguments = [number, str(plan.folder), plan.digest, str(plan.threads)]
+            arguments = [number, str(plan.folder), plan.digest, str(plan.threads), str(plan.niceness)]
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "neuronbert.workers.worker", *arguments],

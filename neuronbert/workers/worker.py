@@ -1,8 +1,8 @@
 """What a process of a pool does: it loads the artifact and runs one call after another.
 
-Owns: the child's side of a pool. Run as `python -m neuronbert.workers.worker FD FOLDER DIGEST THREADS`: the number of
-an open socket, the artifact, the digest that its programs must have, and how many threads torch may use. It ends when
-the socket is closed; and, in whatever it is, when stdin is.
+Owns: the child's side of a pool. Run as `python -m neuronbert.workers.worker FD FOLDER DIGEST THREADS NICENESS`: the
+number of an open socket, the artifact, the digest that its programs must have, how many threads torch may use, and how
+far it stands back. It ends when the socket is closed; and, in whatever it is, when stdin is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Final
 
 import torch
 
@@ -20,9 +19,6 @@ from neuronbert.errors import ArtifactCorruptError
 from neuronbert.lifeline import end_with_parent
 from neuronbert.runtime import Session
 from neuronbert.workers import wire
-
-_BEHIND: Final = 10
-"""How nice it is: the process that reads requests and sends answers needs little time, but at once."""
 
 
 def serve(connection: socket.socket, folder: Path, digest: str) -> None:
@@ -62,9 +58,10 @@ def _answer(connection: socket.socket, session: Session, number: int, tensors: t
 def main() -> None:
     """Serve the process that started this one."""
     end_with_parent()
-    os.nice(_BEHIND)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may print, although it isn't in the terminal's foreground
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
-    number, folder, digest, threads = sys.argv[1:]
+    number, folder, digest, threads, niceness = sys.argv[1:]
+    os.nice(int(niceness))  # on Linux it is a thread's, and handed on to those that are started from now on
     torch.set_num_threads(int(threads))
     with socket.socket(fileno=int(number)) as connection:
         try:

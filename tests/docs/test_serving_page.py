@@ -85,7 +85,7 @@ def test_limits_are_the_defaults() -> None:
         "seconds until an answer": settings.timeout,
         "seconds between parts of a body": settings.body_timeout,
         "seconds until a body is whole": settings.whole_body_timeout,
-        "connections, or requests, at a time": settings.connections,
+        "requests under way; further POSTs are refused": settings.requests,
         "token ids that a request has told or decoded": MOST_IDS,
         "characters of a label, or of the template for it": MOST_CHARACTERS,
         "seconds of a call in a worker": settings.call_timeout,

@@ -141,10 +141,18 @@ def test_where_there_is_no_room_nothing_is_read(
                 assert status in answer.splitlines()[0]
                 assert message in answer
                 assert (b"retry-after: 1" in answer) is (b"429" in status)
+                assert (b"connection: close" in answer) is (b"429" in status)
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as going_on:
+            for _ in range(2):  # a short body is taken, so that the connection goes on
+                going_on.sendall(head.format(path="/embed", key=key).replace("1000000", "4").encode())
+                going_on.sendall(b"what")
+                answer = going_on.recv(1 << 16)
+                assert b" 429 " in answer.splitlines()[0]
+                assert b"connection: close" not in answer
         assert client.get("/info").status_code == 200
         gate.open.set()
         assert [answer.result().status_code for answer in accepted] == [200] * 12
-    assert failures(client)["overloaded"] == before + 2
+    assert failures(client)["overloaded"] == before + 4
 
 
 def test_a_model_with_room_keeps_the_others_from_closing_the_server(server: tuple[str, Site]) -> None:

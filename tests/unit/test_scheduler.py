@@ -226,7 +226,7 @@ def test_what_never_fits_is_told_from_what_does_not_fit_now(rows: int, length: i
     ("rows", "length", "size"), [(40, 10, 1), (15, 128, 1), (1, 10, 1000)], ids=["rows", "tokens", "bytes"]
 )
 def test_it_is_full_where_one_row_more_is_refused(rows: int, length: int, size: int) -> None:
-    scheduler = Scheduler(SHAPES, Limits(rows=40, tokens=15 * 128, size=1000))
+    scheduler = Scheduler(SHAPES, Limits(rows=40, tokens=15 * 128 + 15, size=1000))  # the shortest row has 16
     almost = queued(scheduler, "a", *[length] * (rows - 1), size=size - 1) if rows > 1 else None
     assert not scheduler.full
     queued(scheduler, "b", length, size=size - (almost.size if almost else 0))
