@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from neuronbert.buckets import choose_buckets as choose_buckets
     from neuronbert.cache.store import Cache as Cache
     from neuronbert.encoder.adapting import adapt_lengths as adapt_lengths
-    from neuronbert.errors import NeuronBertError as NeuronBertError
+    from neuronbert.errors.base import NeuronBertError as NeuronBertError
     from neuronbert.exporter import export as export
     from neuronbert.heads import NeuronAutoModel as NeuronAutoModel
     from neuronbert.heads import NeuronBertForMaskedLM as NeuronBertForMaskedLM
