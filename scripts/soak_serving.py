@@ -42,7 +42,7 @@ def main() -> int:
     """Make the load, print what was found, and say whether all of it may be."""
     options = _options()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file, here and in the server
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file, here too
     with tempfile.TemporaryDirectory(prefix="neuronbert-soak-") as folder:
         models = Models(Path(folder), Path(), Path(), 2, 0.0)
         texts, artifact = prepared(models, LENGTHS, SIZES)

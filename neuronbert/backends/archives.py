@@ -2,7 +2,8 @@
 
 Two readers of one file needn't see the same: torch's ignores the case of names and takes the directory where the file
 says that it is, Python's zipfile looks for it before the end. What is checked with one could be loaded with the other,
-so both must agree, and content is read with torch's.
+so both must agree, and content is read with torch's. For what it can't inflate torch's gives whatever lay in memory,
+and says nothing; so Python's inflates it first.
 
 Owns: opening and reading. Knows nothing of what programs may do.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_INFLATED: Final = 256 << 20
 """Bytes that members may have beyond the file's own: torch compresses code and tables, and never weights."""
+_CHUNK: Final = 1 << 20
 _MAX_NAME: Final = 500
 """torch's reader cuts longer names when it lists them."""
 
@@ -53,6 +55,10 @@ class TorchArchive:
             raise ArtifactCorruptError(path, f"is not {what} ({first_line(error)})") from error
         if size > path.stat().st_size + _MAX_INFLATED:
             raise ArtifactCorruptError(path, f"holds {size} bytes, far more than it has")
+        try:
+            _inflate(path)
+        except UNREADABLE as error:
+            raise ArtifactCorruptError(path, f"has a damaged member ({first_line(error)})") from error
 
     def size(self, name: str) -> int:
         """Bytes of a member.
@@ -81,3 +87,12 @@ class TorchArchive:
             raise ArtifactCorruptError(self._path, "holds other members for one reader than for another")
         if any(len(name) > _MAX_NAME for name in listed):
             raise ArtifactCorruptError(self._path, f"has a member with a name of more than {_MAX_NAME} characters")
+
+
+def _inflate(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                with archive.open(info) as member:
+                    while member.read(_CHUNK):
+                        pass

@@ -193,4 +193,4 @@ def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
     start = code.header_offset + 30 + len(code.filename)
     content[start : start + code.compress_size] = b"\xff" * code.compress_size
     path.write_bytes(content)
-    refused(path, "Nothing was loaded")
+    refused(path, "damaged member .*decompressing")  # torch's reader would give what lay in memory, often the code
