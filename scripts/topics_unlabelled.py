@@ -6,6 +6,7 @@ Owns: Passages: how they are drawn. Knows nothing of models.
 from __future__ import annotations
 
 import ast
+import re
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,13 @@ _WHOLE: Final = 2000
 """Characters that a module's docstrings have together, at least."""
 _LEFT_OUT: Final = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "lib2to3"})
 _PAGES: Final = 0.5
-"""The share of passages that are of the pages; the others are of docstrings."""
+"""The share of passages that are of the pages."""
 _SPLICED: Final = 0.5
 """The share of passages that are made of two."""
 _SHORTEST: Final = 60
 """Tokens of a part of a spliced passage."""
+_SAME: Final = 12
+"""So many words in a row are no chance: one text has them from the other."""
 
 
 class Passages:
@@ -37,14 +40,15 @@ class Passages:
 
     Args:
         tokenizer: A fast tokenizer of BERT's kind.
-        pages: The texts of pages.
+        pages: The texts of pages, which half of the passages are of.
+        others: Texts for the other half.
         length: Tokens of a passage, with the two that are special.
     """
 
-    def __init__(self, tokenizer: Any, pages: Sequence[str], length: int) -> None:
+    def __init__(self, tokenizer: Any, pages: Sequence[str], others: Sequence[str], length: int) -> None:
         self._first, self._last = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._size = length - 2
-        self._sources = [self._long(tokenizer, texts) for texts in (pages, docstrings())]
+        self._sources = [self._long(tokenizer, texts) for texts in (pages, others)]
 
     def _long(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         found = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
@@ -71,9 +75,23 @@ class Passages:
         return ids[first : first + size]
 
 
+def docstrings(unlike: Sequence[str]) -> list[str]:
+    """The docstrings of each module of the standard library that has enough of them, joined.
+
+    Args:
+        unlike: Texts that aren't to be learned from. A module that shares twelve words in a row with one is left out.
+    """
+    held_back = {run for text in unlike for run in _runs(text)}
+    return [text for text in _modules() if held_back.isdisjoint(_runs(text))]
+
+
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return zip(*(words[first:] for first in range(_SAME)), strict=False)
+
+
 @cache
-def docstrings() -> tuple[str, ...]:
-    """The docstrings of each module of the standard library that has enough of them, joined."""
+def _modules() -> tuple[str, ...]:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = sorted([*root.glob("*.py"), *root.glob("*/*.py")])
     texts = (" ".join(_docstrings(path)) for path in files if not _LEFT_OUT & set(path.relative_to(root).parts))

@@ -25,15 +25,27 @@ PAGES = ["the quick brown fox " * 40, "many words of a second page " * 40]
 
 @pytest.fixture(scope="module")
 def passages(tokenizer: Any) -> Passages:
-    return Passages(tokenizer, PAGES, 32 + 120)
+    return Passages(tokenizer, PAGES, docstrings(()), 32 + 120)
 
 
 def test_docstrings_are_those_of_modules_that_have_enough() -> None:
-    texts = docstrings()
+    texts = docstrings(())
     assert len(texts) > 50
     assert min(map(len, texts)) >= 2000
     assert any("JSON" in text for text in texts)
     assert all(text == " ".join(text.split()) for text in texts)
+
+
+def test_no_docstrings_are_learned_from_that_repeat_a_page(tokenizer: Any) -> None:
+    """pdb's own docstrings are a chapter of the documentation."""
+    _, apart, held_out = topics_lengths.split(tokenizer)
+    every = docstrings(())
+    left_out = [text for text in every if text not in docstrings((*apart, *held_out))]
+    assert 0 < len(left_out) < 5
+    (debugger,) = (text for text in left_out if text.startswith("The Python Debugger Pdb"))
+    words = debugger.upper().split()
+    assert docstrings([" ".join(words[100:140])]) == [text for text in every if text != debugger]
+    assert docstrings([" ".join(words[100:106])]) == every  # too few words to say where they are from
 
 
 def test_passages_are_stretches_of_their_sources(tokenizer: Any, passages: Passages) -> None:
@@ -41,7 +53,7 @@ def test_passages_are_stretches_of_their_sources(tokenizer: Any, passages: Passa
     assert drawn.shape == (40, 152)
     assert {*drawn[:, 0].tolist()} == {tokenizer.cls_token_id}
     assert {*drawn[:, -1].tolist()} == {tokenizer.sep_token_id}
-    sources = [" ".join(tokenizer.tokenize(text)) for text in (*PAGES, *docstrings())]
+    sources = [" ".join(tokenizer.tokenize(text)) for text in (*PAGES, *docstrings(()))]
     spliced = 0
     for row in drawn[:, 1:-1]:
         pieces = tokenizer.convert_ids_to_tokens(row)
@@ -54,8 +66,8 @@ def test_passages_are_stretches_of_their_sources(tokenizer: Any, passages: Passa
 
 
 def test_blocks_that_are_kept_apart_or_held_out_are_not_trained_on(tokenizer: Any) -> None:
-    pages, apart = topics_lengths.split(tokenizer)
-    held_out = [block.text for block in topics_text.blocks(tokenizer) if block.held_out]
+    pages, apart, held_out = topics_lengths.split(tokenizer)
+    assert {*held_out} == {block.text for block in topics_text.blocks(tokenizer) if block.held_out}
     assert min(map(len, (pages, apart, held_out))) > 10
     assert not {*pages} & {*apart}
     assert not {*pages, *apart} & {*held_out}
@@ -63,8 +75,11 @@ def test_blocks_that_are_kept_apart_or_held_out_are_not_trained_on(tokenizer: An
 
 @given(step=st.integers(1, 10_000))
 def test_every_other_step_is_for_the_configuration_and_others_drop_no_more_than_they_may(step: int) -> None:
-    recipe = topics_lengths.RECIPE
-    lengths = topics_lengths.lengths_of(step, Random(step))
+    recipe, alone = topics_lengths.ROUNDS
+    assert topics_lengths.lengths_of(alone, step, Random(step)) == alone.lengths
+    assert alone.drop is None
+    assert recipe.drop is not None
+    lengths = topics_lengths.lengths_of(recipe, step, Random(step))
     if step % 2:
         assert lengths == recipe.lengths
     for before, length in zip((topics_lengths.LENGTH, *lengths), lengths, strict=False):
@@ -81,12 +96,10 @@ def test_nothing_is_to_be_learned_where_nothing_is_dropped(start: Path, passages
     teacher = transformers.BertForSequenceClassification.from_pretrained(start).eval()
     model = adapt_lengths(transformers.BertForSequenceClassification.from_pretrained(start)).eval()
     ids = passages.draw(2, Random(0))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topics_lengths, "RECIPE", replace(topics_lengths.RECIPE, layers=(1, 2)))
-        assert topics_lengths.distance(model, teacher, ids, (152, 152)) < 1e-6
-        loss = topics_lengths.distance(model, teacher, ids, (30, 2))
-        assert loss > 1e-3
-        loss.backward()
+    assert topics_lengths.distance(model, teacher, ids, (152, 152), (1, 2)) < 1e-6
+    loss = topics_lengths.distance(model, teacher, ids, (30, 2), (1, 2))
+    assert loss > 1e-3
+    loss.backward()
     assert model.classifier.weight.grad is not None
     assert teacher.classifier.weight.grad is None
 
@@ -94,12 +107,11 @@ def test_nothing_is_to_be_learned_where_nothing_is_dropped(start: Path, passages
 def test_any_pieces_give_the_same_weights(
     start: Path, tmp_path: Path, passages: Passages, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    recipe = replace(topics_lengths.RECIPE, steps=6, batch=2, rate=1e-3, lengths=(40, 2), layers=(1, 2))
-    monkeypatch.setattr(topics_lengths, "RECIPE", recipe)
+    recipe = replace(topics_lengths.ROUNDS[0], steps=6, batch=2, rate=1e-3, lengths=(40, 2), layers=(1, 2))
     monkeypatch.setattr(topics_lengths, "LENGTH", 152)
 
     def train(name: str, until: float) -> bool:
-        return topics_lengths.train(passages, start, tmp_path / name, 0, until)
+        return topics_lengths.train(recipe, passages, start, tmp_path / name, 0, until)
 
     assert train("whole", time.monotonic() + 600)
     pieces = 1
@@ -111,8 +123,9 @@ def test_any_pieces_give_the_same_weights(
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "pieces", "start")
     )
     assert whole == parts != first
-    assert topics_lengths.is_whole(tmp_path / "pieces", start, 0)
-    assert not topics_lengths.is_whole(tmp_path / "pieces", start, 1)
+    assert topics_lengths.is_whole(tmp_path / "pieces", recipe, start, 0)
+    assert not topics_lengths.is_whole(tmp_path / "pieces", recipe, start, 1)
+    assert not topics_lengths.is_whole(tmp_path / "pieces", replace(recipe, steps=7), start, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"start", "whole", "pieces"}
     saved = transformers.AutoConfig.from_pretrained(tmp_path / "whole")
     assert getattr(saved, "length_config", None) is None
