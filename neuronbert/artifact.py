@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuronbert import foreign
 from neuronbert import manifest as schema
-from neuronbert.checkpoint import CONFIG, TOKENIZER_FILES
 from neuronbert.errors import (
     ArtifactCorruptError,
     ArtifactError,
@@ -22,6 +21,7 @@ from neuronbert.errors import (
     MissingFileError,
     NotAnArtifactError,
 )
+from neuronbert.folders import CONFIG, TOKENIZER_FILES
 from neuronbert.report import from_json
 from neuronbert.staging import link_or_copy
 from neuronbert.staging import staged as staged_folder

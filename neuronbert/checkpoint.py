@@ -1,30 +1,25 @@
 """A checkpoint folder, checked before any framework reads it.
 
-Owns: config.json, the safetensors files and the tokenizer files of a folder, and the task that a name means for it.
-Knows nothing of torch or transformers.
+Owns: what its config says, and the task that a name means for it. Knows nothing of torch or transformers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-
-from safetensors import SafetensorError, safe_open
 
 from neuronbert import schemes
 from neuronbert.architectures import TASKS, find_architecture, find_task, infer_task
 from neuronbert.errors import (
     CheckpointCorruptError,
-    MissingFileError,
     NotQuantizedError,
     SequenceExceedsPositionsError,
     UnknownTaskError,
-    UnsafeWeightsError,
     UnsupportedFeatureError,
 )
+from neuronbert.folders import CONFIG, TOKENIZER_FILES, read_bytes, read_config, weight_files
 from neuronbert.manifest import InputSpec
 
 if TYPE_CHECKING:
@@ -36,41 +31,10 @@ if TYPE_CHECKING:
     from neuronbert.shapes import StaticShape
     from neuronbert.spec import Method
 
-CONFIG: Final = "config.json"
-WEIGHTS: Final = "model.safetensors"
-INDEX: Final = "model.safetensors.index.json"
-TOKENIZER_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-)
-DOWNLOADED: Final = (
-    CONFIG,
-    "*.safetensors",
-    INDEX,
-    *TOKENIZER_FILES,
-    "modules.json",
-    "*/config.json",
-    "*sentence*.json",
-)
-"""What is fetched of a repository on the Hub."""
 _DEFAULTS: Final = {"attention_mask": 1, "token_type_ids": 0, "call_mask": 1}
 """What fills an input that the caller leaves out."""
 _MAX_LAYERS: Final = 1000
 """More is no encoder; building it would take hours before its weights are found to be missing."""
-_PICKLED: Final = (
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "tf_model.h5",
-    "flax_model.msgpack",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +74,7 @@ class Checkpoint:
         checkpoint = cls(folder, config, architecture, ())
         checkpoint.check_settings()
         checkpoint._check_layers()
-        files = _weight_files(folder)
-        for file in files:
-            _check_weights(file)
-        return replace(checkpoint, weight_files=files)
+        return replace(checkpoint, weight_files=weight_files(folder))
 
     @property
     def scheme(self) -> Scheme | None:
@@ -251,7 +212,7 @@ class Checkpoint:
         for name in TOKENIZER_FILES:
             path = self.path / name
             if path.is_file():
-                (folder / name).write_bytes(_read(path))
+                (folder / name).write_bytes(read_bytes(path))
 
     def _setting(self, key: str) -> Any:
         # transformers reads both names, and writes its own.
@@ -296,76 +257,3 @@ def _optimum_synonym(name: str) -> str:
     from optimum.exporters.tasks import TasksManager  # noqa: PLC0415  a second of imports for a rare spelling
 
     return str(TasksManager.map_from_synonym(name))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder: a JSON object that names a model_type.
-
-    Raises:
-        MissingFileError: there is none.
-        CheckpointCorruptError: it is something else.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise MissingFileError(path)
-    config: dict[str, Any] = read_json(path)
-    if not isinstance(config.get("model_type"), str):
-        raise CheckpointCorruptError(path, "it names no model_type")
-    return config
-
-
-def read_json(path: Path, kind: type[Any] = dict) -> Any:
-    """The JSON object in a file, or the array.
-
-    Raises:
-        CheckpointCorruptError: it is something else.
-    """
-    try:
-        value = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointCorruptError(path, "it is not JSON") from error
-    if not isinstance(value, kind):
-        raise CheckpointCorruptError(path, f"it is not a JSON {'object' if kind is dict else 'array'}")
-    return value
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointCorruptError(path, f"it can't be read ({error.strerror})") from error
-
-
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    if (folder / WEIGHTS).is_file():
-        return (folder / WEIGHTS,)
-    if (folder / INDEX).is_file():
-        return _shards(folder)
-    pickled = [name for name in _PICKLED if (folder / name).is_file()]
-    if pickled:
-        raise UnsafeWeightsError(folder, pickled[0])
-    raise MissingFileError(folder / WEIGHTS)
-
-
-def _shards(folder: Path) -> tuple[Path, ...]:
-    index = folder / INDEX
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointCorruptError(index, "it has no weight_map")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointCorruptError(index, f"it names {name!r}, which is not a safetensors file beside it")
-        if not (folder / name).is_file():
-            raise MissingFileError(folder / name)
-    return tuple(folder / name for name in names)
-
-
-def _check_weights(path: Path) -> None:
-    try:
-        with safe_open(path, framework="np") as file:
-            names = list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise CheckpointCorruptError(path, f"its weights can't be read ({error})") from error
-    if not names:
-        raise CheckpointCorruptError(path, "it holds no weights")

@@ -24,8 +24,9 @@ from neuronbert.backends import registry
 from neuronbert.cache.entry import Build
 from neuronbert.cache.job import Job
 from neuronbert.cache.store import Cache
-from neuronbert.checkpoint import CONFIG, canonical_task
+from neuronbert.checkpoint import canonical_task
 from neuronbert.errors import InvalidOptionError, StorageError
+from neuronbert.folders import CONFIG
 from neuronbert.manifest import Manifest, Source
 from neuronbert.shapes import StaticShape, check_choices
 

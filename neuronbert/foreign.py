@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from neuronbert import sdk
 from neuronbert.architectures import find_architecture, find_form, find_head, infer_task
-from neuronbert.checkpoint import CONFIG, Checkpoint, read_config
+from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import ForeignArtifactError, TaskNotInferableError, first_line
+from neuronbert.folders import CONFIG, read_config
 from neuronbert.manifest import CompilerInfo, Dim, InputSpec, Manifest, OutputSpec, ProgramSpec, Source
 from neuronbert.spec import AutoCastType, OptLevel
 from neuronbert.targets import TARGETS

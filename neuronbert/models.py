@@ -11,33 +11,25 @@ import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from optimum.modeling_base import OptimizedModel
 from transformers import CONFIG_MAPPING
-from transformers import modeling_outputs as output_classes
-from transformers.models.albert import modeling_albert
-from transformers.models.bert import modeling_bert
-from transformers.models.electra import modeling_electra
-from transformers.utils import ModelOutput
 
-from neuronbert import answers, columns, hub, sources
-from neuronbert.architectures import find_architecture, find_form
+from neuronbert import answers, columns, hub, outputs, sources
 from neuronbert.artifact import MANIFEST, Artifact, staged
 from neuronbert.backends import registry
 from neuronbert.backends.base import ANYWHERE
-from neuronbert.checkpoint import CONFIG
 from neuronbert.errors import ArtifactCorruptError, InvalidOptionError, ReplacedWeightsError, WrongHeadError, first_line
 from neuronbert.exporter import export as export_artifact
+from neuronbert.folders import CONFIG
 from neuronbert.modeling import WRAPPED
 from neuronbert.predictor import Predictor
 from neuronbert.publishing import publish
-from neuronbert.shapes import StaticShape
-from neuronbert.spec import TARGET_OPTIONS, ExportSpec
+from neuronbert.spec import from_options
 from neuronbert.workers.pool import load
 
 if TYPE_CHECKING:
@@ -46,42 +38,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from transformers import PretrainedConfig
+    from transformers.utils import ModelOutput
 
     from neuronbert.backends.base import Placement
     from neuronbert.decoding import Reply, Row
     from neuronbert.manifest import Manifest
     from neuronbert.runtime import Session
-
-_SPEC_OPTIONS: Final = (
-    "target",
-    "auto_cast",
-    "auto_cast_type",
-    "quantization",
-    "allow_random_weights",
-    "dynamic_batch",
-    *TARGET_OPTIONS,
-)
-_SYNONYMS: Final = {
-    "instance_type": "target",
-    "dynamic_batch_size": "dynamic_batch",
-    "inline_weights_to_neff": "inline_weights",
-}
-"""optimum-neuron's names for options of ours."""
-_OUTPUT_CLASSES: Final = (output_classes, modeling_bert, modeling_albert, modeling_electra)
-"""Where transformers defines the classes of what a call returns."""
-
-
-@dataclass
-class SentenceEmbeddingOutput(ModelOutput):  # type: ignore[misc]  # transformers is untyped
-    """What a sentence-transformers model gives.
-
-    Attributes:
-        token_embeddings: (batch, sequence, hidden).
-        sentence_embedding: (batch, embedding).
-    """
-
-    token_embeddings: Tensor | None = None
-    sentence_embedding: Tensor | None = None
 
 
 class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is untyped
@@ -112,9 +74,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         super().__init__(session, _config(session))
         self.session = session
         manifest = session.manifest
-        self._output_class = _output_class(
-            find_form(find_architecture(manifest.model_type), manifest.task).output_class
-        )
+        self._output_class = outputs.class_of(manifest.model_type, manifest.task)
         self._predictor: Predictor | None = None
         self.base_model_prefix = manifest.model_type
 
@@ -190,7 +150,7 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
         if cls.quantization is not None and options.setdefault("quantization", cls.quantization) != cls.quantization:
             raise InvalidOptionError("quantization", options["quantization"], f"{cls.quantization!r} or left out")
         cache = options.pop("cache", True)
-        spec = _spec(model_id, revision, cls.task, options)
+        spec = from_options(model_id, revision, cls.task, options)
         target, backend = registry.resolve_target(spec.target)
         registry.runtime(backend, target)  # before the compiler's hours: what it makes is to run here
         folder = tempfile.mkdtemp(prefix="neuronbert-")
@@ -244,11 +204,11 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
             InputError: the call can't be run; the message says which input and why.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **others}
-        outputs = self.session.run(given)
+        found = self.session.run(given)
         # The class itself would look at each value again: a third of what a call costs besides its program.
         output: Any = OrderedDict.__new__(self._output_class)
         numpy = isinstance(input_ids, np.ndarray)
-        for name, value in outputs.items():
+        for name, value in found.items():
             output[name] = value.numpy() if numpy else value
         return output
 
@@ -375,13 +335,6 @@ class NeuronTracedModel(OptimizedModel):  # type: ignore[misc]  # optimum is unt
     _save_pretrained = save_pretrained
 
 
-def _output_class(name: str) -> type[ModelOutput]:
-    if name == SentenceEmbeddingOutput.__name__:  # the only one that isn't transformers'
-        return SentenceEmbeddingOutput
-    found: type[ModelOutput] = next(vars(place)[name] for place in _OUTPUT_CLASSES if name in vars(place))
-    return found
-
-
 def _config(session: Session) -> PretrainedConfig:
     # The class goes by the verified manifest: AutoConfig would offer to run code that a config.json names.
     artifact = session.artifact
@@ -389,15 +342,3 @@ def _config(session: Session) -> PretrainedConfig:
         return CONFIG_MAPPING[session.manifest.model_type].from_dict(artifact.config())
     except Exception as error:  # a hostile config fails wherever transformers first trips over it
         raise ArtifactCorruptError(artifact.path / CONFIG, f"makes no config ({first_line(error)})") from error
-
-
-def _spec(model_id: str, revision: str | None, task: str | None, options: dict[str, Any]) -> ExportSpec:
-    given = {_SYNONYMS.get(name, name): value for name, value in options.items()}
-    shape = StaticShape(given.pop("batch_size", 1), given.pop("sequence_length", 128), given.pop("num_choices", None))
-    asked = given.pop("task", None)
-    if task is not None and asked not in (None, task):
-        raise InvalidOptionError("task", asked, f"{task}, or left out")
-    unknown = [name for name in given if name not in _SPEC_OPTIONS]
-    if unknown:
-        raise InvalidOptionError(unknown[0], given[unknown[0]], "left out: there is no such option")
-    return ExportSpec(model=model_id, shapes=(shape,), task=task or asked or "auto", revision=revision, **given)

@@ -16,8 +16,9 @@ import torch
 
 from neuronbert import inputs, modeling, sources
 from neuronbert.architectures import find_head
-from neuronbert.checkpoint import CONFIG, canonical_task
+from neuronbert.checkpoint import canonical_task
 from neuronbert.errors import InvalidOptionError, MissingPackageError, first_line
+from neuronbert.folders import CONFIG
 from neuronbert.quantization.pairs import paired
 from neuronbert.shapes import check_choices
 from neuronbert.staging import staged

@@ -12,8 +12,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from neuronbert import answers, tokenization, windows
-from neuronbert.checkpoint import read_json
 from neuronbert.errors import InputRangeError, RowTooLongError, TextError, TooManyIdsError
+from neuronbert.folders import read_json
 from neuronbert.sentences import PROMPTS, TEXTS
 from neuronbert.windows import Window
 

@@ -15,8 +15,8 @@ import torch
 
 from neuronbert import calls, tokenization
 from neuronbert.backends.base import ANYWHERE
-from neuronbert.checkpoint import read_json
 from neuronbert.errors import InvalidOptionError, MissingPackageError, WrongHeadError, first_line
+from neuronbert.folders import read_json
 from neuronbert.heads import NeuronAutoModel, opened
 from neuronbert.sentences import PROMPTS, TEXTS, following
 

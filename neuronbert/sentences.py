@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from safetensors import SafetensorError, safe_open
 
 from neuronbert.architectures import find_task
-from neuronbert.checkpoint import CONFIG, WEIGHTS, read_json
 from neuronbert.errors import (
     CheckpointCorruptError,
     MissingFileError,
@@ -24,6 +23,7 @@ from neuronbert.errors import (
     UnsafeWeightsError,
     UnsupportedFeatureError,
 )
+from neuronbert.folders import CONFIG, WEIGHTS, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

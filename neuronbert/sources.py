@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuronbert import hub
-from neuronbert.checkpoint import CONFIG, DOWNLOADED, Checkpoint
+from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import InvalidOptionError
+from neuronbert.folders import CONFIG, DOWNLOADED
 from neuronbert.hub import Resolved
 from neuronbert.megatron import ranks
 

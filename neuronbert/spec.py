@@ -52,6 +52,21 @@ TARGET_OPTIONS: Final = (
 _ELSEWHERE: Final = ("model", "revision", "compiler_workdir")
 """The fields that don't change the program: what they stand for is in the weights' digest, or is only a place."""
 _WORDS: Final = "a tuple of words without white space, as in ('--verbose', 'info')"
+_OPTIONS: Final = (
+    "target",
+    "auto_cast",
+    "auto_cast_type",
+    "quantization",
+    "allow_random_weights",
+    "dynamic_batch",
+    *TARGET_OPTIONS,
+)
+_SYNONYMS: Final = {
+    "instance_type": "target",
+    "dynamic_batch_size": "dynamic_batch",
+    "inline_weights_to_neff": "inline_weights",
+}
+"""optimum-neuron's names for options of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +203,28 @@ def shapes_of(
     """Every batch size with every sequence length, smallest program first; or, in their place, given shapes."""
     shapes = set(buckets) or {StaticShape(b, s, num_choices) for b in batch_sizes for s in sequence_lengths}
     return tuple(sorted(shapes, key=StaticShape.order))
+
+
+def from_options(model: str, revision: str | None, task: str | None, options: Mapping[str, Any]) -> ExportSpec:
+    """What the arguments of a `from_pretrained` ask for.
+
+    Args:
+        model: A local checkpoint folder or a Hub id.
+        revision: Of a Hub id.
+        task: The only one that may be asked for, if there is one.
+        options: batch_size (1), sequence_length (128), num_choices, task, and fields of ExportSpec by our names or
+            optimum-neuron's.
+
+    Raises:
+        InvalidOptionError: there is no such option, or it can't be had.
+        InvalidShapeError: there is no such shape.
+    """
+    given = {_SYNONYMS.get(name, name): value for name, value in options.items()}
+    shape = StaticShape(given.pop("batch_size", 1), given.pop("sequence_length", 128), given.pop("num_choices", None))
+    asked = given.pop("task", None)
+    if task is not None and asked not in (None, task):
+        raise InvalidOptionError("task", asked, f"{task}, or left out")
+    unknown = [name for name in given if name not in _OPTIONS]
+    if unknown:
+        raise InvalidOptionError(unknown[0], given[unknown[0]], "left out: there is no such option")
+    return ExportSpec(model=model, shapes=(shape,), task=task or asked or "auto", revision=revision, **given)

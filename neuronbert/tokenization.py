@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from neuronbert.checkpoint import TOKENIZER_FILES
 from neuronbert.errors import NoTokenizerError, TokenizerError, first_line
+from neuronbert.folders import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

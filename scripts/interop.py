@@ -30,7 +30,8 @@ from safetensors.torch import load_file, save_file
 
 from neuronbert import Artifact, ExportSpec, NeuronAutoModel, StaticShape, export, foreign, inputs, modeling, validate
 from neuronbert.architectures import ARCHITECTURES
-from neuronbert.checkpoint import CONFIG, TOKENIZER_FILES, Checkpoint
+from neuronbert.checkpoint import Checkpoint
+from neuronbert.folders import CONFIG, TOKENIZER_FILES
 from neuronbert.inputs import Batch
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuronbert import hub
-from neuronbert.checkpoint import CONFIG, DOWNLOADED, TOKENIZER_FILES, Checkpoint
+from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import NeuronBertError
+from neuronbert.folders import CONFIG, DOWNLOADED, TOKENIZER_FILES
 from neuronbert.matrix import memory
 
 if TYPE_CHECKING:

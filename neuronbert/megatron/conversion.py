@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuronbert.checkpoint import CONFIG, WEIGHTS
 from neuronbert.errors import MissingFileError, StorageError
+from neuronbert.folders import CONFIG, WEIGHTS
 from neuronbert.megatron import archive, plans, ranks, shards, vocabulary, writer
 from neuronbert.staging import staged
 

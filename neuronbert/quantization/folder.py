@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from neuronbert import sentences
-from neuronbert.checkpoint import CONFIG, WEIGHTS, read_json
 from neuronbert.errors import CheckpointCorruptError
+from neuronbert.folders import CONFIG, WEIGHTS, read_json
 from neuronbert.integers.ranges import is_range
 from neuronbert.quantization import placement
 from neuronbert.schemes import SECTION

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import safe_open
 
-from neuronbert.checkpoint import CONFIG
 from neuronbert.encoder.model import Encoder, install
 from neuronbert.errors import CheckpointCorruptError
+from neuronbert.folders import CONFIG
 from neuronbert.integers import ranges
 from neuronbert.integers.arithmetic import INTEGERS
 from neuronbert.integers.calibration import Observing

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from neuronbert.checkpoint import CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, Checkpoint
+from neuronbert.checkpoint import Checkpoint
 from neuronbert.errors import (
     CheckpointCorruptError,
     CheckpointError,
@@ -22,6 +22,7 @@ from neuronbert.errors import (
     UnsupportedFeatureError,
     UnsupportedModelError,
 )
+from neuronbert.folders import CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS
 from neuronbert.shapes import StaticShape
 
 SETTINGS: dict[str, Any] = {
