@@ -110,7 +110,9 @@ class Guard:
     @property
     def _is_full(self) -> bool:
         # Beyond what it can answer, a server has no time to read what it will refuse.
-        return self._site.full or self._under_way > self._site.settings.requests
+        settings = self._site.settings
+        most = settings.requests + settings.limits.rows * len(self._site.models)
+        return self._site.full or self._under_way > most
 
     def _timed(self, receive: Receive) -> Receive:
         settings = self._site.settings

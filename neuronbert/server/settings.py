@@ -35,7 +35,7 @@ class Settings:
         health_timeout: Seconds that a call for the health check may take.
         body_timeout: Seconds between two parts of a request's body.
         whole_body_timeout: Seconds until all of it has arrived.
-        requests: Requests at a time, whatever they are for and however far.
+        requests: Requests at a time, whatever they are for and however far, besides one for each text that may be held.
         grace: Seconds that a server that is told to end is not ready but still answers.
         drain: Seconds that requests in flight then have.
         forwarded_allow_ips: Addresses and networks of proxies, separated by commas, that say for whom they ask.

@@ -167,7 +167,9 @@ def test_a_model_with_room_keeps_the_others_from_closing_the_server(server: tupl
 def test_more_requests_than_may_be_under_way_are_refused(
     client: httpx.Client, model: Served, gate: Gate, server: tuple[str, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server[1], "settings", replace(server[1].settings, requests=2))
+    settings = replace(server[1].settings, requests=1, limits=Limits(rows=1))
+    assert len(server[1].models) == 1
+    monkeypatch.setattr(server[1], "settings", settings)
     with ThreadPoolExecutor(2) as several:
         accepted = [several.submit(embed, client, f"text {number}") for number in range(2)]
         wait_until(lambda: model.held.rows == 2)
