@@ -11,6 +11,8 @@ from neuronbert.errors import InvalidOptionError, MissingPackageError, first_lin
 from .. import _output
 from .._options import Revision, Token
 
+_KEY = "NEURONBERT_API_KEY"
+
 
 def serve(
     artifacts: Annotated[
@@ -23,9 +25,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="On which port; 0 for one that is free.")] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Processes of each model, on Neuron one to a core.")] = 1,
-    api_key: Annotated[
-        str | None, typer.Option(help="What clients must send as bearer token.", envvar="NEURONBERT_API_KEY")
-    ] = None,
+    api_key: Annotated[str | None, typer.Option(help="What clients must send as bearer token.", envvar=_KEY)] = None,
     auto_truncate: Annotated[
         bool, typer.Option("--auto-truncate/--no-auto-truncate", help="Cut texts that are too long, or refuse them.")
     ] = True,
@@ -65,7 +65,7 @@ def serve(
     settings = Settings(
         host=host,
         port=port,
-        api_key=api_key,
+        api_key=os.environ.get(_KEY) if api_key is None else api_key,  # Typer takes an empty variable for none
         workers=workers,
         tokenizers=tokenization_workers,
         limits=Limits(rows=max_concurrent_requests),

@@ -11,18 +11,19 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 # Before Ray is imported, which reads it then: what one command starts and ends tells nobody.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 
-from neuronbert.errors import ClusterError, InvalidOptionError, first_line
+from neuronbert.errors import ClusterError, ClusterUnreachableError, InvalidOptionError, first_line
 from neuronbert.reference import RAY_CORES
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ _STORE: Final = 1 << 28
 """Bytes that processes here may share: what they tell each other is small."""
 _LONGEST: Final = 20
 """Characters of the folder for what is temporary."""
+_UNSTARTED: Final = "doesn't start"
+_PATIENCE: Final = 10.0
+"""Seconds for a connection to a cluster."""
 _TOKEN: Final = "RAY_AUTH_TOKEN"
 _TOKENS: Final = ("RAY_AUTH_MODE", _TOKEN, "RAY_AUTH_TOKEN_PATH")
 
@@ -67,6 +71,21 @@ def connected(address: str | None) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def check(address: str | None) -> None:
+    """See that somebody listens at the address of a cluster: Ray itself would wait for minutes, and say nothing.
+
+    Raises:
+        ClusterUnreachableError: nobody does.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or ray.is_initialized():
+        return  # "auto", for instance
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ClusterUnreachableError(str(address), first_line(error)) from error
+
+
 def is_own(address: str | None) -> bool:
     """Whether `connected` would start a cluster of this machine."""
     return not address and not ray.is_initialized()
@@ -83,11 +102,21 @@ def _connect(address: str | None, folder: str | None) -> None:
     own = {"include_dashboard": False, "object_store_memory": _STORE, "_temp_dir": folder} if folder else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except SystemExit:  # by Ray's own handler of SIGTERM, from where it was set until here
+        _restore(held)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     except Exception as error:  # its own errors have no class in common
-        raise ClusterError("can't be reached" if address else "doesn't start", first_line(error)) from error
+        if address:
+            raise ClusterUnreachableError(address, first_line(error)) from error
+        raise ClusterError(_UNSTARTED, first_line(error)) from error
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, held)  # Ray's would end the process, and nothing would be put in order
+        _restore(held)
+
+
+def _restore(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's would end the process, and nothing would be put in order
 
 
 @contextmanager

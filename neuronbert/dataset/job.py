@@ -131,6 +131,7 @@ def embed(
     read = Source.read(Path(data), plan.columns, plan.rows_per_part)
     folder = Path(output).resolve()
     job = _job(engine, read, plan)
+    cluster.check(plan.address)
     with Output.opened(folder, job, len(read.stretches), resume=plan.resume) as there:
         missing = [number for number, part in enumerate(read.stretches) if not there.has(number, part.rows)]
         done = read.rows - sum(read.stretches[number].rows for number in missing)
@@ -141,9 +142,13 @@ def embed(
             place = artifact if fetched else str(engine.artifact.path)
             revision = found.revision if fetched else None
             work = _Work(place, revision, job.artifact, there, read.columns, read.stretches, plan.auto_truncate)
-            for number in _made(work, missing, plan, on_device=engine.on_device):
-                done += read.stretches[number].rows
-                progress(done, read.rows)
+            try:
+                for number in _made(work, missing, plan, on_device=engine.on_device):
+                    done += read.stretches[number].rows
+                    progress(done, read.rows)
+            except KeyboardInterrupt:  # parts may be there that nobody has told of yet
+                progress(_written(read, there), read.rows)
+                raise
         _check(read, there)
     return Summary(str(folder), read.rows, len(read.stretches), len(read.stretches) - len(missing))
 
@@ -163,6 +168,10 @@ def _job(engine: Engine, read: Source, plan: Plan) -> Job:
 def _digest(artifact: Artifact) -> str:
     files = {name: info.sha256 for name, info in artifact.manifest.files.items()}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _written(read: Source, there: Output) -> int:
+    return sum(part.rows for number, part in enumerate(read.stretches) if there.has(number, part.rows))
 
 
 def _check(read: Source, there: Output) -> None:

@@ -28,7 +28,7 @@
     │   │   ReferenceNotFoundError, MissingFileError, NoTokenizerError, NothingRanError, LoweringUnavailableError,
     │   │   NotExportableError, KernelBuildError, MissingPackageError (also an ImportError), OverloadedError
     │   ├── WorkerError                WorkerStartError, WorkerLostError, WorkerFailedError, WorkersUnwellError
-    │   ├── ClusterError
+    │   ├── ClusterError               ClusterUnreachableError
     │   └── DeviceError                DeviceLoadError, DeviceRunError, WeightsRefusedError, LogicalCoresError
     └── FailedCheckError               what was to be shown isn't so                    exit code 1
         └── CompilationFailedError, DamagedCacheError, PreflightFailedError, ValidationFailedError
@@ -98,6 +98,7 @@ from neuronbert.errors.inputs import (
 from neuronbert.errors.unavailable import (
     BackendUnavailableError,
     ClusterError,
+    ClusterUnreachableError,
     DeviceError,
     DeviceLoadError,
     DeviceRunError,
@@ -170,6 +171,7 @@ __all__ = [
     "CheckpointCorruptError",
     "CheckpointError",
     "ClusterError",
+    "ClusterUnreachableError",
     "CompilationFailedError",
     "DamagedCacheError",
     "DataError",

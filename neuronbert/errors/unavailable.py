@@ -147,6 +147,17 @@ class ClusterError(UnavailableError):
         super().__init__(f"Ray {action}: {reason}. What was written stays: go on with it with --resume.")
 
 
+class ClusterUnreachableError(ClusterError):
+    """A cluster of Ray that doesn't answer at its address."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        UnavailableError.__init__(
+            self,
+            f"No cluster of Ray answers at {address}: {reason}. "
+            "Give HOST:PORT of one that runs, or leave --address out for one on this machine.",
+        )
+
+
 class StorageError(UnavailableError):
     """The disk is full, or may not be written."""
 

@@ -81,6 +81,8 @@ class Site:
             if ROWS not in scope[NOTES]:
                 self.meters.requests.labels("unread").inc()  # before it was known how many texts it has
         headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
+        if refusal.status == 401:
+            headers["www-authenticate"] = "Bearer"
         content = as_json(body(scope["path"], refusal))
         return Response(content, refusal.status, headers=headers, media_type="application/json")
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 from fastapi import HTTPException
 
 from neuronbert.errors import OverloadedError
-from neuronbert.server.refusals import refused
+from neuronbert.server.refusals import Refusal, refused
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,9 +34,12 @@ OPEN: Final = frozenset(
 NOTES: Final = "neuronbert.notes"
 """In a request's scope: what the log line is to say of it besides."""
 _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_SHORT: Final = 1 << 16
-"""Bytes of a body that is taken from the connection, though the request is refused, so that the connection goes on."""
 _LATE: Final = "The request's body did not arrive in time."
+_ENDING: Final = "The server is ending."
+_NO_KEY: Final = "Send the API key, as in `Authorization: Bearer KEY`."
+_READING: Final = ("GET", "HEAD")
+_DIGITS: Final = 18
+"""Of a length; with more it is no smaller."""
 
 
 class Guard:
@@ -52,7 +55,7 @@ class Guard:
         self._site = site
         self._under_way = 0
         key = site.settings.api_key
-        self._key = None if key is None else f"Bearer {key}".encode()
+        self._key = None if key is None else key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,16 +68,15 @@ class Guard:
         scope[NOTES] = {}
         self._under_way += 1
         try:
-            if not self._admits(scope, headers):
-                await answer.empty(401)
-            elif scope["method"] == "POST" and self._is_full:
-                await self._refuse(scope, headers, receive, answer)
+            if refusal := self._refusal(scope, headers):
+                scope[NOTES]["error"] = refusal.message
+                await self._site.refuse(scope, refusal)(scope, receive, answer)
             else:
                 await self._app(scope, self._timed(receive), answer)
         except asyncio.CancelledError:  # the server ends, and doesn't wait any longer
             if answer.begun:
                 raise
-            await answer.empty(503)
+            await self._site.refuse(scope, Refusal(503, "Unhealthy", _ENDING))(scope, receive, answer)
         except Exception:
             # What the application's own handler for the unexpected has answered already, in general words.
             logger.exception("failed", extra={"fields": {"request": answer.name}})
@@ -82,30 +84,21 @@ class Guard:
             self._under_way -= 1
             self._log(scope, answer, begun)
 
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Refusal | None:
+        """Why a request is refused by its head alone, if it is."""
+        if not self._admits(scope, headers):
+            return Refusal(401, "Validation", _NO_KEY)
+        if scope["method"] == "POST" and self._is_full:
+            return refused(OverloadedError(self._site.seconds_behind))
+        if (most := self._site.settings.max_body) < _length(headers):
+            return Refusal(413, "Validation", f"The request's body has more than {most} bytes.")
+        return None
+
     def _admits(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
-        if self._key is None or scope["path"] in OPEN or (scope["path"] == "/" and scope["method"] == "GET"):
+        if self._key is None or scope["path"] in OPEN or (scope["path"] == "/" and scope["method"] in _READING):
             return True
-        return hmac.compare_digest(headers.get(b"authorization", b""), self._key)
-
-    async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Send) -> None:
-        refusal = refused(OverloadedError(self._site.seconds_behind))
-        scope[NOTES]["error"] = refusal.message
-        response = self._site.refuse(scope, refusal)
-        # A short body has come with its head, as a rule. With another, no clock would run for what follows the answer.
-        if not (_is_short(headers) and await self._passed(receive)):
-            response.headers["connection"] = "close"
-        await response(scope, receive, answer)
-
-    async def _passed(self, receive: Receive) -> bool:
-        """Whether the rest of a body, which nobody looks at, came in time."""
-        receive = self._timed(receive)
-        try:
-            while (message := await receive())["type"] == "http.request":
-                if not message.get("more_body"):
-                    return True
-        except HTTPException:
-            pass
-        return False
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
 
     @property
     def _is_full(self) -> bool:
@@ -171,14 +164,10 @@ class _Answer:
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)
 
-    async def empty(self, status: int) -> None:
-        await self({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-        await self({"type": "http.response.body", "body": b""})
 
-
-def _is_short(headers: dict[bytes, bytes]) -> bool:
-    length = headers.get(b"content-length", b"")
-    return length.isdigit() and len(length) < 8 and int(length) <= _SHORT
+def _length(headers: dict[bytes, bytes]) -> int:
+    length = headers.get(b"content-length", b"0")[:_DIGITS]
+    return int(length) if length.isdigit() else 0
 
 
 def _name(headers: dict[bytes, bytes]) -> bytes:

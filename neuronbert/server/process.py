@@ -20,6 +20,7 @@ import uvicorn
 
 from neuronbert.errors import InvalidOptionError, first_line
 from neuronbert.server.app import create_app
+from neuronbert.server.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,6 +63,7 @@ def run(engines: Mapping[str, Engine], settings: Settings) -> None:
     app, site = create_app(engines, settings, started=started)
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -75,7 +75,7 @@ class Arguments(BaseModel):
     def settings(self) -> Settings:
         """Those of the server in each replica."""
         return Settings(
-            api_key=os.environ.get(KEY) or None,
+            api_key=os.environ.get(KEY),
             workers=self.workers,
             tokenizers=self.tokenization_workers,
             limits=Limits(rows=self.max_concurrent_requests),
@@ -101,7 +101,9 @@ def app(arguments: Mapping[str, Any]) -> Application:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise InvalidOptionError(name, first["input"], f"as in Arguments ({first['msg']})") from None
+        raise InvalidOptionError(
+            name, first["input"], f"an argument as docs/serving.md has them ({first['msg']})"
+        ) from None
     if asked.max_replicas is not None and asked.max_replicas < asked.replicas:
         raise InvalidOptionError("max_replicas", asked.max_replicas, f"{asked.replicas} (replicas) or more")
     artifacts = {name: _everywhere(artifact) for name, artifact in by_name(asked.artifact).items()}

@@ -5,9 +5,10 @@ Owns: Settings, and how models are named. Knows nothing of HTTP.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from neuronbert.errors import InvalidOptionError
 from neuronbert.server.scheduler import Limits
@@ -60,17 +61,33 @@ class Settings:
     drain: float = 15.0
     forwarded_allow_ips: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a key that no client could send, or that none would need to.
+
+        Raises:
+            InvalidOptionError: it is such a key.
+        """
+        if self.api_key is not None and not _KEY.fullmatch(self.api_key):
+            expected = "visible ASCII characters, without spaces; for a server without a key leave it out"
+            raise InvalidOptionError("api_key", "" if not self.api_key else "(not shown)", expected)
+
+
+_KEY: Final = re.compile(r"[!-~]+")
+_NAME: Final = re.compile(r"[^/\x00-\x1f\x7f]+")
+
 
 def by_name(artifacts: Iterable[str]) -> dict[str, str]:
     """Artifacts by what clients call them: the last part of each, or NAME as in NAME=ARTIFACT.
 
     Raises:
-        InvalidOptionError: two are called the same.
+        InvalidOptionError: two are called the same, or one as no address can have it.
     """
     named: dict[str, str] = {}
     for given in artifacts:
         before, found, after = given.partition("=")
         name, artifact = (before, after) if found else (Path(given).resolve().name, given)
+        if not _NAME.fullmatch(name) or not artifact:
+            raise InvalidOptionError("ARTIFACT", given, "NAME=ARTIFACT, with a name without / or line breaks")
         if name in named:
             raise InvalidOptionError("ARTIFACT", name, "called differently than the others, as in NAME=ARTIFACT")
         named[name] = artifact

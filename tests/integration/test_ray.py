@@ -33,6 +33,7 @@ from neuronbert.errors import (
     ArtifactReplacedError,
     BadRowsError,
     ClusterError,
+    ClusterUnreachableError,
     DataFileError,
     DeviceLoadError,
     InvalidOptionError,
@@ -308,7 +309,8 @@ def test_ctrl_c_leaves_whole_parts_and_nothing_else(artifact: Path, tmp_path: Pa
             said = driver.communicate(timeout=PATIENCE)[1].splitlines()
         assert driver.returncode == 130
         assert said[-1] == "Interrupted."
-        assert said[0].endswith(" of 60 rows are written. Go on with: --resume.")
+        written = 3 * len(list(out.glob("part-*")))
+        assert said[0] == f"{written} of 60 rows are written. Go on with: --resume."
         assert len(said) == 2
         assert there
         until(lambda: not [pid for pid in there if Path(f"/proc/{pid}").exists()])
@@ -335,6 +337,21 @@ def test_errors_are_one_line(address: str, artifact: Path, exported: Callable[..
     assert not (tmp_path / "none").exists()
     with pytest.raises(NotEmbeddingError, match="is for text-classification, and gives no vectors"):
         embed(str(exported("text-classification")), given, tmp_path / "none", plan)
+
+
+@pytest.mark.parametrize("nobody", ["127.0.0.1:1", "ray://[::1]:1", "nobody.invalid:6379", "127.0.0.1:port"])
+def test_where_no_cluster_answers_nothing_is_begun(
+    nobody: str, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuronbert.dataset import cluster
+    from neuronbert.dataset.job import Plan, embed
+    from neuronbert.dataset.source import Columns
+
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    plan = Plan(Columns("body", None), address=nobody)
+    with pytest.raises(ClusterUnreachableError, match=rf"at {re.escape(nobody)}: .*--address"):
+        embed(str(artifact), jsonl(tmp_path / "rows.jsonl"), tmp_path / "out", plan)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_actor_takes_no_other_artifact_than_the_run_began_with(

@@ -167,7 +167,7 @@ def test_spans_that_cannot_be_sent_are_one_line(exported: Callable[..., Path], m
     assert "telemetry" in done.stderr
 
 
-def test_what_cannot_be_served_is_one_line(exported: Callable[..., Path]) -> None:
+def test_what_cannot_be_served_is_one_line(exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def serve(*arguments: object) -> tuple[int, str]:
         done = CliRunner().invoke(app, ["serve", *map(str, arguments)])
         assert done.stderr.count("\n") == 1
@@ -181,6 +181,16 @@ def test_what_cannot_be_served_is_one_line(exported: Callable[..., Path]) -> Non
     assert code == 2
     assert "NAME=ARTIFACT" in said
     assert serve(good.parent / "nothing")[0] == 3
+    for named in (f"a/b={good}", f"={good}", f"a\nb={good}", "a="):
+        assert serve(named)[0] == 2
+    for key in ("", "two words", "schlüssel"):
+        code, said = serve(good, "--api-key", key)
+        assert code == 2
+        assert "api_key is '" in said
+        assert not key or key not in said
+    monkeypatch.setenv("NEURONBERT_API_KEY", "")  # a secret that is empty isn't to open the server
+    assert serve(good)[0] == 2
+    monkeypatch.delenv("NEURONBERT_API_KEY")
     code, said = serve(good, "--forwarded-allow-ips", "127.0.0.1,here")
     assert code == 2
     assert "10.0.0.0/8" in said

@@ -491,6 +491,9 @@ def test_bodies_that_cannot_be_read(client: httpx.Client, content: bytes, kind: 
 def test_a_body_that_is_too_large_is_not_read(client: httpx.Client) -> None:
     response = client.post("/embed", content=b'{"inputs": "' + b"a" * 2_000_000 + b'"}', headers=JSON)
     assert response.status_code == 413
+    assert response.json() == {"error": "The request's body has more than 2000000 bytes.", "error_type": "Validation"}
+    response = client.post("/v1/embeddings", content=iter([b'{"inputs": "' + b"a" * 2_000_000, b'"}']), headers=JSON)
+    assert (response.status_code, response.json()["type"]) == (413, "Validation")
 
 
 def test_every_protocol_has_its_own_form_of_error(client: httpx.Client) -> None:

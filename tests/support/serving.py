@@ -19,6 +19,7 @@ from neuronbert import engine as engines
 from neuronbert.engine import Engine
 from neuronbert.runtime import Session
 from neuronbert.server.app import create_app
+from neuronbert.server.connection import Connection
 from neuronbert.server.exchange import Site
 from neuronbert.server.settings import Settings
 
@@ -110,7 +111,8 @@ def served(models: Mapping[str, Path], **settings: Any) -> Iterator[tuple[str, S
     found = {name: Engine.find(str(path)) for name, path in models.items()}
     app, site = create_app(found, Settings(**settings), started=started)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+        config = uvicorn.Config(app, http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
