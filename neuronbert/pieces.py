@@ -139,7 +139,7 @@ class Texts:
         if min(ids) < 0 or max(ids) > self._highest:
             raise InputRangeError("inputs", min(ids), max(ids), self._highest)
         if len(ids) > self.limit and cut == "refuse":
-            raise RowTooLongError(len(ids), self.limit).of_row(place)
+            raise self._too_long(len(ids)).of_row(place)
         return Window.whole(_Given(ids[-self.limit :] if cut == "left" else ids[: self.limit]))
 
     def _shortened(self, row: Row, cut: Cut) -> Row:
@@ -158,10 +158,14 @@ class Texts:
         items = [item for (item,) in answers.tokenize(self._task, tokenizer, rows, max_length=longest)]
         for place, window in enumerate(items):
             if len(window) > self.limit and cut == "refuse":
-                raise RowTooLongError(len(window), self.limit).of_row(place)
+                raise self._too_long(len(window)).of_row(place)
         if cut != "windows":
             return [[item] for item in items]
         return [self._windows(place, item) for place, item in enumerate(items)]
+
+    def _too_long(self, size: int) -> RowTooLongError:
+        # What is cut off could be the mask that is to be filled.
+        return RowTooLongError(size, self.limit, may_be_cut=self._task != "fill-mask")
 
     def _windows(self, place: int, whole: Window) -> list[Window]:
         side = answers.READERS[self._task].cut
@@ -205,16 +209,16 @@ class Texts:
             TooManyIdsError: these texts are longer, taken together, than is decoded at once.
         """
         _bound(f"{most} texts for each mask", most * sum(len(mask.text) for masks in found for mask in masks))
-        return [[self._fill(mask, most) for mask in masks] for masks in found]
+        return [[self._fill(mask, most, alone=len(masks) == 1) for mask in masks] for masks in found]
 
-    def _fill(self, candidates: Candidates, most: int) -> list[dict[str, Any]]:
+    def _fill(self, candidates: Candidates, most: int, *, alone: bool) -> list[dict[str, Any]]:
         tokenizer = self.tokenizer()
         filled = []
         for number, score in zip(candidates.ids[:most], candidates.scores, strict=False):
             text = [*candidates.text[: candidates.place], number, *candidates.text[candidates.place + 1 :]]
             words = {
                 "token_str": tokenizer.decode([number]),
-                "sequence": tokenizer.decode(text, skip_special_tokens=True),
+                "sequence": tokenizer.decode(text, skip_special_tokens=alone),  # other masks are special tokens, too
             }
             filled.append({"score": score, "token": number, **words})
         return filled

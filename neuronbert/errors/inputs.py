@@ -191,8 +191,9 @@ class NoNumberError(TextError):
 class RowTooLongError(TextError):
     """A row that is longer than every program, where it may not be cut."""
 
-    def __init__(self, got: int, limit: int) -> None:
-        super().__init__(f"It has {got} tokens, and may have {limit}. Shorten it, or allow it to be truncated.")
+    def __init__(self, got: int, limit: int, *, may_be_cut: bool) -> None:
+        advice = "Shorten it, or allow it to be truncated" if may_be_cut else "Shorten it"
+        super().__init__(f"It has {got} tokens, and may have {limit}. {advice}.")
 
 
 class QuestionTooLongError(TextError):

@@ -6,6 +6,7 @@ Owns: create_app: what is put together, and how errors become responses. Knows n
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from neuronbert.engine import Engine
     from neuronbert.server.settings import Settings
 
+_FIELD = re.compile(r"(?!(?:str|int|float|bool|bytes)$)[a-z_]+")
 _FAILED = "Something unexpected went wrong. The server's log says what, under the x-request-id of this response."
 
 # Spans of requests, and nothing more: there are meters and a log of our own. Without OTEL_'s variables there are none.
@@ -74,6 +76,7 @@ def create_app(
         lifespan=living,
         docs_url=None,  # they would load their scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # it would send clients wherever their Host header says
         max_body_size=settings.max_body,
         telemetry=_TELEMETRY,
     )
@@ -113,13 +116,19 @@ async def _refuse_error(request: Request, error: Any) -> Response:
 
 async def _refuse_content(request: Request, error: Any) -> Response:
     """What a body lacks; without what it holds."""
-    first = error.errors()[0]
+    # Of all forms that a value could have had, the one that the body comes nearest to.
+    first = max(error.errors(), key=lambda each: len(_place(each)))
     if first["type"] == "json_invalid":
         return _answered(request, Refusal(400, "Validation", "The body is not JSON."))
     if "json" not in request.headers.get("content-type", ""):
         return _answered(request, Refusal(415, "Validation", "Send JSON, with `Content-Type: application/json`."))
-    place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    place = ".".join(_place(first)) or "body"
     return _answered(request, Refusal(422, "Validation", f"`{place[:80]}`: {first['msg']}"))
+
+
+def _place(error: Mapping[str, Any]) -> list[str]:
+    """Where it is in the body. pydantic puts the form of a value that it tried in between."""
+    return [str(part) for part in error["loc"][1:] if isinstance(part, int) or _FIELD.fullmatch(part)]
 
 
 async def _refuse_route(request: Request, error: Any) -> Response:

@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
         self._head += 0 if self._in_body else len(data)
         super().data_received(data)
         if self._head > self.head_size:
-            if self.cycle is None or self.cycle.response_complete:
+            if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
                 self.transport.write(_TOO_LARGE)
             self.transport.close()
         elif self._head and self._clock is None:

@@ -113,8 +113,10 @@ class Exchange:
     answers: list[Answers] = field(default_factory=list)
     model: Served | None = None
 
-    def pick(self, name: str | None, tasks: Sequence[str], wanted: str) -> Served:
-        """The model that is named; or the first that has one of these tasks.
+    def pick(
+        self, name: str | None, tasks: Sequence[str], wanted: str, suits: Callable[[Served], bool] = lambda _model: True
+    ) -> Served:
+        """The model that is named; or, of those that have one of these tasks, the first that suits, or the first.
 
         Raises:
             Refusal: there is none of that name among several, or none for these tasks.
@@ -124,17 +126,17 @@ class Exchange:
             if name not in models:
                 raise self.unknown()
             models = {name: models[name]}
-        for model in models.values():
-            if model.engine.task in tasks:
-                return model
+        able = [model for model in models.values() if model.engine.task in tasks]
+        if able:
+            return next(filter(suits, able), able[0])
         raise unserved(wanted, ", ".join(f"{name} is for {model.engine.task}" for name, model in models.items()))
 
     def unknown(self) -> Refusal:
         """What is said of a model that isn't served."""
         return Refusal(404, "Validation", f"There is no such model. There are: {', '.join(self.site.models)}.")
 
-    def count(self, number: int) -> None:
-        """Take note of how many texts there are.
+    def count(self, number: int, field: str = "inputs") -> None:
+        """Take note of how many texts there are, in which field.
 
         Raises:
             Refusal: there are none, or too many.
@@ -142,7 +144,7 @@ class Exchange:
         self.site.meters.requests.labels("single" if number == 1 else "batch").inc()
         self.rows = self.request.scope[NOTES][ROWS] = number
         if not number:
-            raise Refusal(400, "Empty", "`inputs` cannot be empty")
+            raise Refusal(400, "Empty", f"`{field}` cannot be empty")
         most = self.site.settings.max_client_batch_size
         if number > most:
             raise Refusal(422, "Validation", f"batch size {number} > maximum allowed batch size {most}")

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("neuronbert.server")
 
-_OTHERS = ("uvicorn.error", "fastapi", "opentelemetry")
+_UVICORN = "uvicorn.error"
+_OTHERS = (_UVICORN, "fastapi", "opentelemetry", "neuronbert.workers")
 """Loggers of libraries, whose warnings are lines of ours."""
 _KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: more than the 60 after which load balancers close theirs."""
@@ -101,9 +102,11 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _end(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
-        if self._site.ending or number == signal.SIGINT:
+        if self._site.ending or number == signal.SIGINT or not self._site.ready:  # nobody was sent here who must know
             self.force_exit = self.should_exit
             self.should_exit = True
+            if self.force_exit:
+                logging.getLogger(_UVICORN).setLevel(logging.CRITICAL)  # what is broken off now fails as it must
         else:
             loop.call_later(self._site.settings.grace, setattr, self, "should_exit", True)
         self._site.ending = True

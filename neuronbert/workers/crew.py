@@ -6,6 +6,7 @@ is started again. Knows nothing of artifacts, nor of what a call holds.
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
 from collections import deque
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 State = Literal["starting", "idle", "busy", "down", "closed"]
 """down: it could not be started, and is tried again in a while."""
+
+logger = logging.getLogger(__name__)
+logger.addHandler(logging.NullHandler())  # a program that logs nothing isn't to see it on stderr
 
 _DEATHS: Final = 2
 """Workers that one call may cost."""
@@ -212,6 +216,8 @@ class Crew:
                 problem = self._serve(seat, worker)
             except Exception as error:  # noqa: BLE001  without this thread, whoever waits would wait for ever
                 problem = f"was given up ({first_line(error)})"
+            if not self._closing.is_set():
+                logger.warning("worker %d %s; another takes its place", seat.number, problem)
             worker.end(_GRACE if self._closing.is_set() else 0)
             with self._changed:
                 seat.worker, seat.problem = None, problem

@@ -60,6 +60,9 @@ def test_the_life_of_a_server(exported: Callable[..., Path], monkeypatch: pytest
         again = client.post("/embed", json={"inputs": TEXTS})
         assert np.allclose(again.json(), expected, atol=1e-6)
         assert 'neuronbert_worker_restarts{model="mine",worker="0"} 1.0' in client.get("/metrics").text
+        (lost,) = [line["event"] for line in server.log if line["level"] == "warning"]
+        assert lost.startswith("worker 0 ")
+        assert lost.endswith("; another takes its place")
         (replaced,) = workers(server.pid)
         assert replaced != worker
 
@@ -90,14 +93,20 @@ def test_it_takes_as_many_connections_as_it_may(exported: Callable[..., Path]) -
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
     try:
-        with Process(exported("sentence-embedding", *SHAPES), ready=False) as server:
+        with Process(exported("sentence-embedding", *SHAPES)) as server:
             assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (most, most)
+            server.send(signal.SIGINT)
+            server.wait_for("ending")
+            server.send(signal.SIGINT)  # at once
+            assert server.wait() == 0
+            assert not [line for line in server.log if line.get("level", "info") != "info"]
+            assert server.rest == []
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
 
 
 def test_a_server_that_still_loads_ends_when_it_is_told_to(exported: Callable[..., Path]) -> None:
-    with Process(exported("sentence-embedding", *SHAPES), "--grace", "0", ready=False) as server:
+    with Process(exported("sentence-embedding", *SHAPES), "--grace", "60", ready=False) as server:
         end = time.monotonic() + PATIENCE
         while not (loading := workers(server.pid)):
             assert time.monotonic() < end

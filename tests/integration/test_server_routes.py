@@ -498,7 +498,7 @@ def test_a_body_that_is_too_large_is_not_read(client: httpx.Client) -> None:
 
 def test_every_protocol_has_its_own_form_of_error(client: httpx.Client) -> None:
     assert refused(client, "/v1/embeddings", 400, input=[]) == {
-        "message": "`inputs` cannot be empty",
+        "message": "`input` cannot be empty",
         "code": 400,
         "type": "Empty",
     }
@@ -515,6 +515,62 @@ def test_a_text_of_exactly_the_limit_is_whole_and_a_longer_one_is_cut(client: ht
 def test_a_text_of_megabytes_is_cut_before_it_is_tokenized(client: httpx.Client) -> None:
     expected = post(client, "/embed", inputs="word " * 46)
     assert np.allclose(post(client, "/embed", inputs="word " * 390_000), expected, atol=1e-6)
+
+
+def test_of_several_models_the_first_that_can_answers(client: httpx.Client) -> None:
+    for path, model, asked in (
+        ("/rerank", "rank", {"query": "bread?", "texts": TEXTS}),
+        ("/", "rank", {"query": "bread?", "texts": TEXTS}),
+        ("/", "ask", {"inputs": QUESTION}),
+        ("/", "ask", {"inputs": [QUESTION]}),
+        ("/", "entail", {"inputs": TEXTS[0], "parameters": {"candidate_labels": ["food", "music"]}}),
+        ("/", "embed", {"inputs": SIMILAR}),
+    ):
+        assert same(post(client, path, **asked), post(client, path, model=model, **asked)), (path, model)
+    found = post(client, "/v2/rerank", query="bread?", documents=TEXTS)["results"]
+    assert same(found, post(client, "/v2/rerank", model="rank", query="bread?", documents=TEXTS)["results"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/embed", {"inputs": []}, "`inputs` cannot be empty"),
+        ("/rerank", {"query": "a", "texts": []}, "`texts` cannot be empty"),
+        ("/v2/rerank", {"query": "a", "documents": []}, "`documents` cannot be empty"),
+        ("/v1/embeddings", {"input": []}, "`input` cannot be empty"),
+        ("/decode", {"ids": []}, "`ids` cannot be empty"),
+        ("/embed", {"inputs": [-1]}, "`inputs.0`: Input should be greater than or equal to 0"),
+        ("/decode", {"ids": [[]]}, "`ids.0`: "),
+        ("/embed", {"inputs": "a", "normalize": "perhaps"}, "`normalize`: "),
+        ("/embed", {}, "`inputs`: Field required"),
+        ("/embed", [], "`body`: "),
+    ],
+)
+def test_a_refusal_names_the_field_as_the_client_sent_it(client: httpx.Client, path: str, body: Any, said: str) -> None:
+    response = client.post(path, json=body)
+    assert response.status_code in (400, 422)
+    answer = response.json()
+    assert (answer.get("error") or answer["message"]).startswith(said), answer
+
+
+def test_other_masks_stay_in_the_text_that_one_makes(client: httpx.Client) -> None:
+    text = "A [MASK] is playing a [MASK]."
+    for place, mask in enumerate(post(client, "/models/fill", inputs=text)):
+        for filled in mask:
+            assert filled["sequence"].count("[MASK]") == 1, (place, filled)
+    (alone,) = post(client, "/models/fill", inputs=["A [MASK] is playing."])
+    assert not any("[" in filled["sequence"] for filled in alone)
+    said = refused(client, "/models/fill", 422, inputs="[MASK] " + "a " * 99)["error"]
+    assert said.endswith("tokens, and may have 48. Shorten it.")
+
+
+def test_probes_may_ask_for_heads_and_nobody_is_sent_elsewhere(client: httpx.Client) -> None:
+    for path in ("/", "/health", "/livez", "/readyz", "/ping"):
+        response = client.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+    assert client.post("/embed/", json={"inputs": "a"}).status_code == 404
+    assert client.get("/v1/models/rank").json()["id"] == "rank"
+    assert client.get("/v1/models/none").status_code == 404
 
 
 def test_meters(client: httpx.Client) -> None:

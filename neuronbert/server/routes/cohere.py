@@ -31,7 +31,7 @@ class Rerank(BaseModel):
 @router.post("/rerank", response_model=dict[str, Any])
 async def rerank(asked: Rerank, exchange: Open) -> Response:
     """Documents by how well they answer a query, the best first."""
-    exchange.count(len(asked.documents))
+    exchange.count(len(asked.documents), "documents")
     found = await tei.relevance(exchange, asked.model, asked.query, asked.documents, exchange.cut(None))
     results = [{"index": rank["index"], "relevance_score": rank["score"]} for rank in tei.ranks(found, None)]
     body = {"id": str(uuid4()), "results": results[: asked.top_n], "meta": {"api_version": {"version": "2"}}}

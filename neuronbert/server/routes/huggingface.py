@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from neuronbert.engine import MOST_CANDIDATES
 from neuronbert.server import scores
-from neuronbert.server.exchange import Exchange, Open
+from neuronbert.server.exchange import EMBEDDING, Exchange, Open
 from neuronbert.server.refusals import Refusal
 from neuronbert.server.routes import tei
 from neuronbert.server.routes.tei import Direction, Ids, SimilarityInputs, best_first
@@ -106,14 +106,29 @@ async def infer_by(name: str, asked: Inference, exchange: Open) -> Response:
 
 
 async def _infer(name: str | None, asked: Inference, exchange: Exchange) -> Response:
-    model = exchange.pick(name, tuple(_TAKEN), "inference")
     parameters = asked.parameters or Parameters()
     at_root = {name: getattr(asked, name) for name in asked.model_fields_set & Parameters.model_fields.keys()}
     parameters = parameters.model_copy(update=at_root)
+    model = exchange.pick(name, tuple(_TAKEN), "inference", _suited(asked, parameters))
     for name in {*at_root, *(asked.parameters.model_fields_set if asked.parameters else ())}:
         if name not in _TAKEN[model.engine.task]:
             raise Refusal(422, "Validation", f"`{name}` is not a parameter of {model.engine.task} here.")
     return exchange.reply(await _ANSWERS[model.engine.task](exchange, model, asked, parameters))
+
+
+def _suited(asked: Inference, given: Parameters) -> Callable[[Served], bool]:
+    """Which of several models a body is for that names none."""
+    inputs = asked.inputs
+    first = inputs[0] if isinstance(inputs, list) and inputs else inputs
+    if isinstance(first, QuestionInputs):
+        return lambda model: model.engine.task == "question-answering"
+    if isinstance(inputs, SimilarityInputs):
+        return lambda model: model.engine.task in EMBEDDING
+    if asked.query is not None and asked.texts is not None:
+        return lambda model: model.engine.task in tei.CLASSIFYING and tei.is_reranker(model)
+    if given.candidate_labels is not None:
+        return lambda model: model.engine.task in tei.CLASSIFYING and _entailing(model) is not None
+    return lambda _model: True
 
 
 async def _embed(exchange: Exchange, model: Served, asked: Inference, given: Parameters) -> Any:
@@ -132,7 +147,7 @@ async def _embed(exchange: Exchange, model: Served, asked: Inference, given: Par
 async def _classify(exchange: Exchange, model: Served, asked: Inference, given: Parameters) -> Any:
     cut = exchange.cut(given.truncate, given.truncation_direction)
     if asked.query is not None and asked.texts is not None:
-        exchange.count(len(asked.texts))
+        exchange.count(len(asked.texts), "texts")
         found = await tei.relevance(exchange, model.name, asked.query, asked.texts, cut, raw=given.raw_scores)
         return tei.ranks(found, asked.texts if given.return_text else None)
     texts = _texts(asked)
@@ -155,24 +170,28 @@ def _labelled(model: Served, logits: np.ndarray, given: Parameters) -> list[dict
 
 
 async def _zero_shot(exchange: Exchange, model: Served, texts: list[str], given: Parameters) -> Any:
-    # As transformers' pipeline has it: a label that begins with "entail", and the first of the others against it.
-    names = [label.lower() for label in model.engine.labels.values()]
-    entails = next((place for place, name in enumerate(names) if name.startswith("entail")), None)
+    entails = _entailing(model)
     if entails is None or len(texts) != 1:
         said = "The model has no label for entailment." if entails is None else "Give one text with candidate labels."
         raise Refusal(424 if entails is None else 422, "Validation", said)
     if given.hypothesis_template.count("{}") != 1:
         raise Refusal(422, "Validation", "`hypothesis_template` must hold {} once, where the label belongs")
     labels = given.candidate_labels or []
-    exchange.count(len(labels))
+    exchange.count(len(labels), "candidate_labels")
     rows = [{"text": texts[0], "text_pair": given.hypothesis_template.replace("{}", label)} for label in labels]
     logits = np.stack(await exchange.ask(model, rows, "logits", exchange.cut(given.truncate)))
     if given.multi_label or len(labels) == 1:
-        against = len(names) - 1 if entails == 0 else 0
+        against = len(model.engine.labels) - 1 if entails == 0 else 0
         found = np.array([scores.chances(row[[against, entails]])[1] for row in logits])
     else:
         found = scores.chances(logits[:, entails])
     return [{"label": labels[place], "score": float(found[place])} for place in best_first(found)]
+
+
+def _entailing(model: Served) -> int | None:
+    # As transformers' pipeline has it: a label that begins with "entail", and the first of the others against it.
+    names = [label.lower() for label in model.engine.labels.values()]
+    return next((place for place, name in enumerate(names) if name.startswith("entail")), None)
 
 
 async def _label_tokens(exchange: Exchange, model: Served, asked: Inference, _given: Parameters) -> Any:

@@ -35,7 +35,7 @@ async def embeddings(asked: Embeddings, exchange: Open) -> Response:
     """A vector of length 1 for each text; in base64 as little-endian float32, if that is asked for."""
     model = exchange.pick(asked.model, EMBEDDING, "embedding")
     rows = prompted(model, asked.input, None)
-    exchange.count(len(rows))
+    exchange.count(len(rows), "input")
     found = scores.vectors(await exchange.ask(model, rows, "vector", exchange.cut(None)), dimensions=asked.dimensions)
     values: list[Any] = list(found)
     if asked.encoding_format == "base64":
@@ -48,6 +48,17 @@ async def embeddings(asked: Embeddings, exchange: Open) -> Response:
 @router.get("/models", response_model=dict[str, Any])
 async def models(exchange: Open) -> Response:
     """What is served."""
-    names = exchange.site.models
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "neuronbert"} for name in names]
+    data = [_described(name) for name in exchange.site.models]
     return Response(as_json({"object": "list", "data": data}), media_type="application/json")
+
+
+@router.get("/models/{name}", response_model=dict[str, Any])
+async def model(name: str, exchange: Open) -> Response:
+    """One of them."""
+    if name not in exchange.site.models:
+        raise exchange.unknown()
+    return Response(as_json(_described(name)), media_type="application/json")
+
+
+def _described(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "neuronbert"}

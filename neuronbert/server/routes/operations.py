@@ -24,13 +24,16 @@ _POLICY: Final = (
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def live() -> Response:
     """Whether the process answers at all."""
     return Response()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
+@router.head("/ping", include_in_schema=False)
 @router.get("/ping")
 async def ready(exchange: Open) -> Response:
     """Whether requests should be sent here."""
@@ -39,6 +42,7 @@ async def ready(exchange: Open) -> Response:
     return Response()
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/")
 async def root(request: Request, exchange: Open) -> Response:
     """For browsers a page to try a model and to watch the queue; for everybody else as /health."""
@@ -47,6 +51,7 @@ async def root(request: Request, exchange: Open) -> Response:
     return await health(exchange)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(exchange: Open) -> Response:
     """Whether every model's workers answer."""

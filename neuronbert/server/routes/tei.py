@@ -147,7 +147,7 @@ async def predict(asked: Predict, exchange: Open) -> Response:
 @router.post("/rerank", response_model=list[dict[str, Any]])
 async def rerank(asked: Rerank, exchange: Open) -> Response:
     """Texts by how well they answer a query, the best first."""
-    exchange.count(len(asked.texts))
+    exchange.count(len(asked.texts), "texts")
     cut = exchange.cut(asked.truncate, asked.truncation_direction)
     found = await relevance(exchange, asked.model, asked.query, asked.texts, cut, raw=asked.raw_scores)
     return exchange.reply(ranks(found, asked.texts if asked.return_text else None))
@@ -182,7 +182,7 @@ async def decode(asked: Decode, exchange: Open) -> Response:
     model = exchange.pick(asked.model, tuple(each.engine.task for each in exchange.site.models.values()), "decoding")
     many = isinstance(asked.ids[0], list) if asked.ids else True
     lists: Any = asked.ids if many else [asked.ids]
-    exchange.count(len(lists))
+    exchange.count(len(lists), "ids")
     skip = asked.skip_special_tokens
     found = await exchange.convert(model, lambda: model.engine.texts.decode(lists, skip_special=skip))
     return exchange.reply(await as_long_json(found))
@@ -251,7 +251,7 @@ async def likeness(
     exchange: Exchange, model: Served, inputs: SimilarityInputs, prompt_name: str | None, cut: Cut
 ) -> np.ndarray:
     """The cosine between the vector of a text and those of some others."""
-    exchange.count(len(inputs.sentences) and len(inputs.sentences) + 1)
+    exchange.count(len(inputs.sentences) and len(inputs.sentences) + 1, "sentences")
     rows = prompted(model, [inputs.source_sentence, *inputs.sentences], prompt_name)
     found = scores.vectors(await exchange.ask(model, rows, "vector", cut))
     cosines: np.ndarray = found[1:] @ found[0]
@@ -286,12 +286,17 @@ async def relevance(
     Raises:
         Refusal: the model has several labels, which is no reranker.
     """
-    model = exchange.pick(name, CLASSIFYING, "reranking")
-    if len(model.engine.labels) != 1:
+    model = exchange.pick(name, CLASSIFYING, "reranking", is_reranker)
+    if not is_reranker(model):
         raise Refusal(424, "Backend", "The model has more than one label, so it does not rerank.")
     rows = [{"text": query, "text_pair": text} for text in texts]
     found = await exchange.ask(model, rows, "logits", cut)
     return [float((scores.finite(logits) if raw else scores.chances(logits))[0]) for logits in found]
+
+
+def is_reranker(model: Served) -> bool:
+    """Whether a classifier says how well a text answers another."""
+    return len(model.engine.labels) == 1
 
 
 def _pair(texts: str | list[str]) -> dict[str, str]:
