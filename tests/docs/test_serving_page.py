@@ -16,6 +16,7 @@ import pytest
 from neuronbert import StaticShape
 from neuronbert.engine import TASKS
 from neuronbert.pieces import MOST_IDS
+from neuronbert.server.connection import Connection
 from neuronbert.server.guard import OPEN
 from neuronbert.server.routes.huggingface import MOST_CHARACTERS
 from neuronbert.server.settings import Settings
@@ -78,14 +79,17 @@ def test_limits_are_the_defaults() -> None:
     rows = re.findall(r"^\| (.*?) \| ([\d,]+) \|", PAGE, flags=re.MULTILINE)
     assert {what: float(value.replace(",", "")) for what, value in rows} == {
         "texts in a request": settings.max_client_batch_size,
-        "bytes of a request": settings.max_body,
+        "bytes of a request's head": Connection.head_size,
+        "bytes of its body": settings.max_body,
         "texts that wait or run, for each model": settings.limits.rows,
         "their tokens, padded": settings.limits.tokens,
         "bytes of their requests": settings.limits.size,
         "seconds until an answer": settings.timeout,
         "seconds between parts of a body": settings.body_timeout,
+        "seconds until a head is whole": Connection.head_seconds,
         "seconds until a body is whole": settings.whole_body_timeout,
-        "requests under way; further POSTs are refused": settings.requests,
+        "seconds in which the rest of a body comes that was answered before": Connection.rest_seconds,
+        "requests under way beyond the texts of all models; further POSTs are refused": settings.requests,
         "token ids that a request has told or decoded": MOST_IDS,
         "characters of a label, or of the template for it": MOST_CHARACTERS,
         "seconds of a call in a worker": settings.call_timeout,
