@@ -83,6 +83,7 @@ def _run(command: TyperCommand | TyperGroup, arguments: list[str] | None, **sett
     except _REFUSED as error:
         said = " ".join(error.format_message().split()).rstrip(".")
         if said:  # not if it was help that was asked for: it is printed
-            note(f"Error: {said}. See: {error.ctx.command_path} --help" if error.ctx else f"Error: {said}.")
+            said += "" if said.endswith("?") else "."
+            note(f"Error: {said} See: {error.ctx.command_path} --help" if error.ctx else f"Error: {said}")
         code = error.exit_code
     raise SystemExit(code)

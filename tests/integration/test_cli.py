@@ -87,6 +87,7 @@ def test_a_recipe_gives_the_options_that_are_left_out(run, tiny, tmp_path: Path)
         (["predict", "/nowhere", "text"], 3, "no such folder"),
         (["push-to-hub", "/nowhere", "name"], 3, "/nowhere"),
         (["no-such-command"], 2, "No such command"),
+        (["serv"], 2, "Did you mean 'serve'? See: neuronbert --help"),
         (["export", "--no-such-option", "out"], 2, "No such option"),
         (["predict", "out", "text", "--workers", "0"], 2, "See: neuronbert predict --help"),
         (["bench", "out", "--batch-size", "1,0"], 2, "--batch-size is '1,0'"),
