@@ -131,12 +131,14 @@ def embed(
     read = Source.read(Path(data), plan.columns, plan.rows_per_part)
     folder = Path(output).resolve()
     job = _job(engine, read, plan)
-    cluster.check(plan.address)
+    if not plan.resume:
+        cluster.check(plan.address)  # before there is a folder
     with Output.opened(folder, job, len(read.stretches), resume=plan.resume) as there:
         missing = [number for number, part in enumerate(read.stretches) if not there.has(number, part.rows)]
         done = read.rows - sum(read.stretches[number].rows for number in missing)
         progress(done, read.rows)
         if missing:
+            cluster.check(plan.address)
             # What this node has of the Hub is at no place that others know of.
             fetched = found.revision is not None and not cluster.is_own(plan.address)
             place = artifact if fetched else str(engine.artifact.path)

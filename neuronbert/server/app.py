@@ -19,7 +19,7 @@ from neuronbert.errors import NeuronBertError
 from neuronbert.server.exchange import Site
 from neuronbert.server.guard import NOTES, OPEN, Guard
 from neuronbert.server.meters import Meters
-from neuronbert.server.refusals import Refusal, refused
+from neuronbert.server.refusals import Kind, Refusal, refused
 from neuronbert.server.routes import cohere, huggingface, inference, openai, operations, tei
 from neuronbert.server.served import Served
 
@@ -123,6 +123,8 @@ async def _refuse_content(request: Request, error: Any) -> Response:
     if "json" not in request.headers.get("content-type", ""):
         return _answered(request, Refusal(415, "Validation", "Send JSON, with `Content-Type: application/json`."))
     place = ".".join(_place(first)) or "body"
+    if first["type"] == "extra_forbidden":
+        place = str(first["loc"][-1])  # as it was sent, whatever it is
     return _answered(request, Refusal(422, "Validation", f"`{place[:80]}`: {first['msg']}"))
 
 
@@ -132,7 +134,8 @@ def _place(error: Mapping[str, Any]) -> list[str]:
 
 
 async def _refuse_route(request: Request, error: Any) -> Response:
-    answer = _answered(request, Refusal(error.status_code, "Validation", str(error.detail)))
+    kind: Kind = "Overloaded" if error.status_code == 429 else "Validation"
+    answer = _answered(request, Refusal(error.status_code, kind, str(error.detail)))
     answer.headers.update(error.headers or {})
     return answer
 

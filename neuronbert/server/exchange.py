@@ -16,7 +16,7 @@ import orjson
 from fastapi import Depends, Request, Response
 from opentelemetry import trace
 
-from neuronbert.server.guard import NOTES
+from neuronbert.server.guard import NOTES, told_size
 from neuronbert.server.questions import Answers, Question
 from neuronbert.server.refusals import Refusal, body, unserved
 from neuronbert.server.tensors import HEADER
@@ -198,7 +198,7 @@ class Exchange:
 
     @property
     def _size(self) -> int:
-        return int(self.request.headers.get("content-length", 0)) or self.characters
+        return told_size(self.request.headers.get("content-length", "").encode()) or self.characters
 
     async def _unless_left(self, coroutine: Coroutine[Any, Any, Found]) -> Found:
         answering = asyncio.ensure_future(coroutine)

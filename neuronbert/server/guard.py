@@ -21,9 +21,12 @@ from neuronbert.errors import OverloadedError
 from neuronbert.server.refusals import Refusal, refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from neuronbert.server.exchange import Site
+    from neuronbert.server.settings import Settings
 
 logger = logging.getLogger("neuronbert.server")
 
@@ -37,9 +40,9 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _LATE: Final = "The request's body did not arrive in time."
 _ENDING: Final = "The server is ending."
 _NO_KEY: Final = "Send the API key, as in `Authorization: Bearer KEY`."
-_READING: Final = ("GET", "HEAD")
 _DIGITS: Final = 18
-"""Of a length; with more it is no smaller."""
+"""Of a size; with more it is no smaller, and Python reads no more than 4,300."""
+_READING: Final = ("GET", "HEAD")
 
 
 class Guard:
@@ -54,6 +57,7 @@ class Guard:
         self._app = app
         self._site = site
         self._under_way = 0
+        self._read = 0
         key = site.settings.api_key
         self._key = None if key is None else key.encode()
 
@@ -67,12 +71,13 @@ class Guard:
         begun = monotonic()
         scope[NOTES] = {}
         self._under_way += 1
+        body = _Body(receive, self._site.settings, self._takes)
         try:
             if refusal := self._refusal(scope, headers):
                 scope[NOTES]["error"] = refusal.message
                 await self._site.refuse(scope, refusal)(scope, receive, answer)
             else:
-                await self._app(scope, self._timed(receive), answer)
+                await self._app(scope, body, answer)
         except asyncio.CancelledError:  # the server ends, and doesn't wait any longer
             if answer.begun:
                 raise
@@ -82,6 +87,7 @@ class Guard:
             logger.exception("failed", extra={"fields": {"request": answer.name}})
         finally:
             self._under_way -= 1
+            self._read -= body.size
             self._log(scope, answer, begun)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Refusal | None:
@@ -90,7 +96,7 @@ class Guard:
             return Refusal(401, "Validation", _NO_KEY)
         if scope["method"] == "POST" and self._is_full:
             return refused(OverloadedError(self._site.seconds_behind))
-        if (most := self._site.settings.max_body) < _length(headers):
+        if (most := self._site.settings.max_body) < told_size(headers.get(b"content-length", b"")):
             return Refusal(413, "Validation", f"The request's body has more than {most} bytes.")
         return None
 
@@ -107,23 +113,11 @@ class Guard:
         most = settings.requests + settings.limits.rows * len(self._site.models)
         return self._site.full or self._under_way > most
 
-    def _timed(self, receive: Receive) -> Receive:
-        settings = self._site.settings
-        more, end = True, monotonic() + settings.whole_body_timeout
-
-        async def receive_in_time() -> Message:
-            nonlocal more
-            if not more:  # there is only the client's leaving to wait for
-                return await receive()
-            try:
-                async with asyncio.timeout(min(settings.body_timeout, end - monotonic())):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, _LATE) from None
-            more = bool(message.get("more_body"))
-            return message
-
-        return receive_in_time
+    def _takes(self, size: int) -> None:
+        self._read += size
+        if self._read > self._site.settings.limits.size * (len(self._site.models) + 1):
+            refusal = refused(OverloadedError(self._site.seconds_behind))
+            raise HTTPException(refusal.status, refusal.message, {"retry-after": str(refusal.retry_after)})
 
     def _log(self, scope: Scope, answer: _Answer, begun: float) -> None:
         if scope["path"] in OPEN:
@@ -138,6 +132,41 @@ class Guard:
             **scope[NOTES],
         }
         logger.info("request", extra={"fields": fields})
+
+
+class _Body:
+    """The receiving side: what a client sends must come in time, and find room.
+
+    Args:
+        receive: The server's.
+        settings: The times.
+        takes: Called with the bytes of each part; it raises where they are too many.
+
+    Attributes:
+        size: Bytes that came.
+    """
+
+    def __init__(self, receive: Receive, settings: Settings, takes: Callable[[int], None]) -> None:
+        self._receive = receive
+        self._takes = takes
+        self._pause, self._end = settings.body_timeout, monotonic() + settings.whole_body_timeout
+        self._more = True
+        self.size = 0
+
+    async def __call__(self) -> Message:
+        """What comes next."""
+        if not self._more:  # there is only the client's leaving to wait for
+            return await self._receive()
+        try:
+            async with asyncio.timeout(min(self._pause, self._end - monotonic())):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, _LATE) from None
+        self._more = bool(message.get("more_body"))
+        size = len(message.get("body", b""))
+        self.size += size
+        self._takes(size)
+        return message
 
 
 class _Answer:
@@ -165,9 +194,10 @@ class _Answer:
         await self._send(message)
 
 
-def _length(headers: dict[bytes, bytes]) -> int:
-    length = headers.get(b"content-length", b"0")[:_DIGITS]
-    return int(length) if length.isdigit() else 0
+def told_size(told: bytes) -> int:
+    """The bytes of a body as its Content-Length tells them; 0 if that is no number."""
+    digits = told.lstrip(b"0")[:_DIGITS]
+    return int(digits) if digits.isdigit() else 0
 
 
 def _name(headers: dict[bytes, bytes]) -> bytes:

@@ -65,6 +65,7 @@ def run(engines: Mapping[str, Engine], settings: Settings) -> None:
     config = uvicorn.Config(
         app,
         http=Connection,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

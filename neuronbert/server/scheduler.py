@@ -118,6 +118,8 @@ class Scheduler:
         asked = Limits(rows, 0, size)
         self._check(asked, asked)
         request = Request(client, size, rows)
+        while self._deadlines and not self._deadlines[0][2].rows:  # nobody may ever call `expire`
+            heapq.heappop(self._deadlines)
         self._hold(asked)
         self._arrivals += 1
         heapq.heappush(self._deadlines, (deadline, self._arrivals, request))

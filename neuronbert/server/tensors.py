@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from fastapi import Request
+from fastapi import HTTPException, Request
 from fastapi.routing import APIRoute
 
 from neuronbert.server.refusals import Refusal
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HEADER: Final = "inference-header-content-length"
 """How many bytes of a body are JSON; what follows are tensors, in the order of those that have none in it."""
 _SPACE: Final = "neuronbert.tensors"
+_NO_LENGTH: Final = "`Inference-Header-Content-Length` is not the length of the JSON."
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -34,15 +35,16 @@ class Mixed(Request):
         """The JSON.
 
         Raises:
-            Refusal: there isn't as much of it as the header says.
+            HTTPException: there isn't as much of it as the header says.
         """
         if _SPACE not in self.scope:
             whole = await super().body()
             given = self.headers[HEADER]
-            if not given.isdecimal() or int(given) > len(whole):
-                raise Refusal(400, "Validation", "`Inference-Header-Content-Length` is not the length of the JSON.")
-            self._body = whole[: int(given)]
-            self.scope[_SPACE] = whole[int(given) :]
+            size = int(given) if given.isdecimal() and len(given) <= len(str(len(whole))) else -1
+            if not 0 <= size <= len(whole):
+                raise HTTPException(400, _NO_LENGTH)  # FastAPI hides what else is raised while it reads a body
+            self._body = whole[:size]
+            self.scope[_SPACE] = whole[size:]
         return self._body
 
 

@@ -222,7 +222,7 @@ def test_what_an_application_asks_of_the_cluster(address: str, artifact: Path, o
     scale = scaled._deployment_config.autoscaling_config
     assert (scale.min_replicas, scale.max_replicas, scale.target_ongoing_requests) == (2, 5, 8)
     for given, said in [
-        ({}, "artifact is .*; it must be as in Arguments .Field required."),
+        ({}, "artifact is .*; it must be an argument .* .Field required."),
         ({"artifact": str(artifact), "replica": 1}, "replica is 1; .*Extra inputs"),
         ({"artifact": str(artifact), "replicas": "none"}, "replicas is 'none'"),
         ({"artifact": str(artifact), "replicas": 3, "max_replicas": 2}, r"max_replicas is 2; it must be 3 .* or more"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +27,7 @@ from neuronbert.server.questions import Asked, Slot, Times
 from neuronbert.server.queues import Request, Row
 from neuronbert.server.scheduler import Batch, Limits
 from neuronbert.server.served import Served
+from neuronbert.server.settings import Settings
 from tests.support.serving import served
 
 KEY = {"authorization": "Bearer s3cret"}
@@ -415,6 +418,35 @@ def test_a_body_that_trickles_is_given_up(server: tuple[str, Site], monkeypatch:
             else:
                 break
         assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_bodies_that_come_in_have_room_together(
+    client: httpx.Client, server: tuple[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server[1], "settings", replace(server[1].settings, limits=Limits(rows=12, size=200)))
+    host, port = server[0].removeprefix("http://").split(":")
+    head = f"POST /embed HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY['authorization']}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection((host, int(port)), PATIENCE)) for _ in range(2)]
+        for connection in slow:
+            connection.sendall(f"{head}{'word ' * 50}".encode())  # 250 bytes each, of 400
+        (refused,) = select.select(slow, [], [], Settings().body_timeout / 2)[0]
+        answer = refused.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: 1" in answer
+        assert answer.endswith(b'"error_type":"Overloaded"}')
+        assert embed(client, "short").status_code == 200
+    wait_until(lambda: embed(client, "word " * 70).status_code == 200)
+
+
+def test_a_length_may_have_any_number_of_zeros(server: tuple[str, Site]) -> None:
+    host, port = server[0].removeprefix("http://").split(":")
+    head = f"POST /embed HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY['authorization']}\r\n"
+    with socket.create_connection((host, int(port)), PATIENCE) as told:
+        length = f"Content-Length: {'0' * 5000}15\r\n\r\n"
+        told.sendall(f'{head}Content-Type: application/json\r\n{length}{{"inputs": "a"}}'.encode())
+        assert told.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 def test_while_it_ends_it_answers_but_is_not_ready(client: httpx.Client, server: tuple[str, Site]) -> None:

@@ -525,6 +525,9 @@ def test_of_several_models_the_first_that_can_answers(client: httpx.Client) -> N
         ("/", "ask", {"inputs": [QUESTION]}),
         ("/", "entail", {"inputs": TEXTS[0], "parameters": {"candidate_labels": ["food", "music"]}}),
         ("/", "embed", {"inputs": SIMILAR}),
+        ("/", "tag", {"inputs": TEXTS[2], "parameters": {"aggregation_strategy": "simple"}}),
+        ("/", "classify", {"inputs": TEXTS, "function_to_apply": "sigmoid"}),
+        ("/", "embed", {"inputs": TEXTS, "normalize": False}),
     ):
         assert same(post(client, path, **asked), post(client, path, model=model, **asked)), (path, model)
     found = post(client, "/v2/rerank", query="bread?", documents=TEXTS)["results"]
@@ -544,6 +547,8 @@ def test_of_several_models_the_first_that_can_answers(client: httpx.Client) -> N
         ("/embed", {"inputs": "a", "normalize": "perhaps"}, "`normalize`: "),
         ("/embed", {}, "`inputs`: Field required"),
         ("/embed", [], "`body`: "),
+        ("/v2/rerank", {"query": "a", "documents": ["b"], "rankFields": []}, "`rankFields`: Extra inputs"),
+        ("/", {"inputs": "a", "parameters": {"top_K9": 1}}, "`top_K9`: Extra inputs"),
     ],
 )
 def test_a_refusal_names_the_field_as_the_client_sent_it(client: httpx.Client, path: str, body: Any, said: str) -> None:

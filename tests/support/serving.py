@@ -111,8 +111,13 @@ def served(models: Mapping[str, Path], **settings: Any) -> Iterator[tuple[str, S
     found = {name: Engine.find(str(path)) for name, path in models.items()}
     app, site = create_app(found, Settings(**settings), started=started)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        options: dict[str, Any] = {
+            "http": Connection,
+            "ws": "none",
+            "timeout_keep_alive": 75,
+            "timeout_graceful_shutdown": 1,
+        }
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -289,6 +289,15 @@ def test_rows_and_clients_that_are_gone_leave_nothing_behind() -> None:
     assert sum(len(queue._heap) for queue in scheduler._queues.values()) < 200
 
 
+def test_requests_that_are_never_queued_leave_nothing_behind() -> None:
+    scheduler = Scheduler(SHAPES, LIMITS)
+    for number in range(5000):
+        request = scheduler.admit("a", 1, 1, deadline=1e9 - number)
+        scheduler.cancel(request)
+    assert len(scheduler._deadlines) < 200
+    assert scheduler.held == Limits(0, 0, 0)
+
+
 def test_rows_are_ordered_by_their_turns() -> None:
     request = Request("a", 1, 1)
     assert Row(request, None, 16, (1, 2)) < Row(request, None, 16, (2, 1))

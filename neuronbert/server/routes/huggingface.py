@@ -109,10 +109,13 @@ async def _infer(name: str | None, asked: Inference, exchange: Exchange) -> Resp
     parameters = asked.parameters or Parameters()
     at_root = {name: getattr(asked, name) for name in asked.model_fields_set & Parameters.model_fields.keys()}
     parameters = parameters.model_copy(update=at_root)
-    model = exchange.pick(name, tuple(_TAKEN), "inference", _suited(asked, parameters))
-    for name in {*at_root, *(asked.parameters.model_fields_set if asked.parameters else ())}:
-        if name not in _TAKEN[model.engine.task]:
-            raise Refusal(422, "Validation", f"`{name}` is not a parameter of {model.engine.task} here.")
+    given = {*at_root, *(asked.parameters.model_fields_set if asked.parameters else ())}
+    suits = _suited(asked, parameters)
+    model = exchange.pick(
+        name, tuple(_TAKEN), "inference", lambda model: given <= _TAKEN[model.engine.task] and suits(model)
+    )
+    for unknown in given - _TAKEN[model.engine.task]:
+        raise Refusal(422, "Validation", f"`{unknown}` is not a parameter of {model.engine.task} here.")
     return exchange.reply(await _ANSWERS[model.engine.task](exchange, model, asked, parameters))
 
 
