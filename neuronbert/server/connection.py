@@ -132,6 +132,8 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What it sent is no request."""
         self._pass_over()
+        if self._ending:
+            return  # it was told something else already
         if not self._under_way or (self._part == "body" and not self.cycle.response_started):
             super().send_400_response(msg)
         elif self._part == "body":
@@ -165,7 +167,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # at first
 
     def _refuse_head(self) -> None:
-        if not self._under_way:
+        if not (self._under_way or self._ending):
             self._socket.write(_TOO_LARGE)
         self._give_up()
 
@@ -185,7 +187,8 @@ class Connection(HttpToolsProtocol):
         if self._ending:
             return
         self._ending = True
-        _leave(self.cycle)
+        for cycle in (self._running, self.cycle):
+            _leave(cycle)
         if self._socket.is_closing() or (self._part != "body" and not self._deaf):
             self._close()
             return

@@ -89,6 +89,7 @@ def test_limits_are_the_defaults() -> None:
         "seconds until a head is whole": Connection.head_seconds,
         "seconds until a body is whole": settings.whole_body_timeout,
         "seconds in which the rest of a body comes that was answered before": Connection.rest_seconds,
+        "seconds in which 64 KiB of an answer are taken, or all of it": Connection.taking_seconds,
         "requests under way beyond the texts of all models; further POSTs are refused": settings.requests,
         "token ids that a request has told or decoded": MOST_IDS,
         "characters of a label, or of the template for it": MOST_CHARACTERS,

@@ -199,6 +199,23 @@ def test_who_is_refused_while_sending_hears_of_it(address: tuple[str, int], monk
             assert is_closed(client)
 
 
+@pytest.mark.parametrize("rest", [b"GET / HTTP/1.1\r\n\r\n", b"\x00\xff what\r\n\r\n"])
+def test_after_a_body_that_is_none_nothing_is_heard(
+    address: tuple[str, int], rest: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = EMBED + b"Transfer-Encoding: chunked\r\n\r\n" + b"no number\r\n" + rest
+    with connected(address) as client:
+        client.sendall(broken)
+        assert received(client, b"\r\n").startswith(b"HTTP/1.1 400 ")
+        client.sendall(rest * 3)
+        while client.recv(1000):
+            pass
+    with connected(address) as client:
+        client.sendall(INFO + b"\r\n" + rest[:3] + b"\x00\r\n\r\n")  # what was asked before is answered
+        assert answer(client)[0] == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_an_answer_that_is_not_taken_is_dropped(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connection, "taking_seconds", 0.3)
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
