@@ -43,7 +43,11 @@ def class_of(model_type: str, task: str) -> type[ModelOutput]:
         model_type: The architecture's.
         task: One of the table.
     """
-    name = find_form(find_architecture(model_type), task).output_class
+    return named(find_form(find_architecture(model_type), task).output_class)
+
+
+def named(name: str) -> type[ModelOutput]:
+    """The class of a name, as the table of architectures has it."""
     if name == SentenceEmbeddingOutput.__name__:  # the only one that isn't transformers'
         return SentenceEmbeddingOutput
     found: type[ModelOutput] = next(vars(place)[name] for place in _PLACES if name in vars(place))

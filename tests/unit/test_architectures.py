@@ -49,9 +49,9 @@ def test_no_class_of_transformers_for_texts_is_left_out() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_output_is_a_field_of_the_class_that_a_call_returns(task: str) -> None:
-    from neuronbert.models import _output_class
+    from neuronbert.outputs import named
 
-    fields = _output_class(TASKS[task].output_class).__dataclass_fields__
+    fields = named(TASKS[task].output_class).__dataclass_fields__
     assert [output.name for output in TASKS[task].outputs if output.name not in fields] == []
 
 
