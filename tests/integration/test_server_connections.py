@@ -186,7 +186,7 @@ def test_the_rest_of_a_body_that_is_not_read_must_come_in_time(
                 trickle(client)
 
 
-def test_who_is_refused_while_sending_hears_of_it(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_refused_while_sending_hears_of_it(address: tuple[str, int]) -> None:
     for more in (b"Connection: close\r\n", b""):
         version = EMBED if more else EMBED.replace(b"HTTP/1.1", b"HTTP/1.0")
         with connected(address) as client:
